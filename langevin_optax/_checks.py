@@ -1,0 +1,52 @@
+"""Checks of what users hand in: at construction where the value is known, with the rule and the value received."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_nonnegative(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a schedule, a traced array, or a finite number ≥ 0."""
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, (str, bytes, bool)) or not isinstance(value, (numbers.Real, np.ndarray, jax.Array)):
+        raise TypeError(
+            f"{name} must be a number, an array or an Optax schedule, got {value!r} ({type(value).__name__})."
+        )
+    if isinstance(value, (np.ndarray, jax.Array)) and not (
+        jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+    ):
+        raise TypeError(f"{name} must be real, got an array of dtype {value.dtype}.")
+    if not np.all(np.isfinite(np.asarray(value, dtype=np.float64))):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if np.any(np.asarray(value, dtype=np.float64) < 0):
+        raise ValueError(f"{name} must be ≥ 0, got {value}.")
+
+
+def as_key(key: Any) -> jax.Array:
+    """An ``int`` or a typed key as one typed key of shape ()."""
+    if isinstance(key, numbers.Integral) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape:
+            raise ValueError(
+                f"key must be a single key, got an array of keys of shape {key.shape}. "
+                "For several chains, vmap over optax.tree.set(state, key=...)."
+            )
+        return key
+    if isinstance(key, (jax.Array, np.ndarray)) and key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):
+        return jax.random.key(key)  # inject_hyperparams turns an int key into such an array
+    if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == jnp.uint32:
+        raise TypeError(
+            "key must be an int or a typed key, got raw key data (uint32), as jax.random.PRNGKey makes it. "
+            "Write jax.random.key(seed), or jax.random.wrap_key_data(key)."
+        )
+    raise TypeError(f"key must be an int or a jax.random.key, got {key!r} ({type(key).__name__}).")
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of ``shape`` broadcasts to the shape ``to`` as it stands."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
