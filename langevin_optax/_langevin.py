@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from langevin_optax import _checks, _masks, _noise, _preconditioning
@@ -157,17 +158,20 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
         where = _masks.resolve(mask, updates)
         selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
         p = preconditioner_for(selected, preconditioner)
-        noise = _noise.noise_like(state.key, state.count, selected, sampler)
+        new_state = LangevinState(count=jnp.asarray(optax.safe_increment(state.count)), key=state.key)
+        gamma, sigma_now = (x(state.count) if callable(x) else x for x in (learning_rate, sigma))
+        if not isinstance(sigma_now, jax.core.Tracer) and np.all(np.asarray(sigma_now) == 0):
+            return updates, new_state  # the compiled program is that of the plain optimiser, to the last rounding
 
-        gamma = _value(learning_rate, state.count)
+        gamma = _wide_scalar(gamma)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
         root = jnp.sqrt(gamma) if after_learning_rate else jnp.where(gamma == 0, 0, jax.lax.rsqrt(gamma))
-        scale = _value(sigma, state.count) * root
-
+        scale = _wide_scalar(sigma_now) * root
+        noise = _noise.noise_like(state.key, state.count, selected, sampler)
         updates = jax.tree.map(
             lambda w, u, p, xi: u if w is False else _add(u, scale, p, xi, w), where, updates, p, noise
         )
-        return updates, LangevinState(count=jnp.asarray(optax.safe_increment(state.count)), key=state.key)
+        return updates, new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -181,9 +185,8 @@ def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, where: Any) -> jax.Arr
     return jnp.where(jnp.logical_and(where, size != 0), noisy, u)
 
 
-def _value(scalar_or_schedule: Any, count: jax.Array) -> jax.Array:
-    value = scalar_or_schedule(count) if callable(scalar_or_schedule) else scalar_or_schedule
-    return jnp.asarray(value, jnp.promote_types(jnp.result_type(value), jnp.result_type(float)))
+def _wide_scalar(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.result_type(float)))
 
 
 def _one(updates: Any, explicit: Any) -> Any:
@@ -244,7 +247,7 @@ def langevin(
     def update_fn(updates, state, params=None, **extra_args):
         if len(state) != len(links) + 1 or not isinstance(state[-1], LangevinState):
             raise ValueError(
-                f"this optimiser's state has {len(links)} parts and a LangevinState behind them, got {len(state)} parts. "
+                f"this optimiser's state has {len(links)} parts and then a LangevinState, got {len(state)} parts. "
                 "The state of the stock optimiser is carried over by (*stock_state, LangevinState(count, key))."
             )
         new_state: list[Any] = []

@@ -23,7 +23,8 @@ import numpy as np
 
 from langevin_optax import _checks
 
-Sampler: TypeAlias = Literal["normal", "rademacher"] | Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Draw: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Sampler: TypeAlias = Literal["normal", "rademacher"] | Draw
 
 
 def rademacher(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -41,10 +42,10 @@ def rademacher(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return 1 - 2 * bits.astype(dtype)
 
 
-_SAMPLERS: dict[str, Callable[..., jax.Array]] = {"normal": jax.random.normal, "rademacher": rademacher}
+_SAMPLERS: dict[str, Draw] = {"normal": jax.random.normal, "rademacher": rademacher}
 
 
-def as_sampler(sampler: Sampler) -> Callable[..., jax.Array]:
+def as_sampler(sampler: Sampler) -> Draw:
     """The function ``(key, shape, dtype) -> array`` that ``sampler`` names or is."""
     if callable(sampler):
         return sampler
@@ -104,7 +105,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       (counter-based keys); Kloeden and Platen, *Numerical Solution of Stochastic Differential Equations*, 1992,
       section 14.1 (two-point noise).
     """
-    draw = functools.partial(_draw, as_sampler(sampler))
+    draw = as_sampler(sampler)
     key = jax.random.fold_in(_checks.as_key(key), step)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     groups: dict[Any, list[int]] = defaultdict(list)
@@ -114,10 +115,9 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     batched = jax.random.key_impl(key) == "threefry2x32"
     noise: list[Any] = [None] * len(leaves)
     for (shape, dtype), members in groups.items():
+        draw_leaf = functools.partial(_draw_leaf, draw, key, shape, dtype)
         words = jnp.array([_path_words(leaves[i][0]) for i in members], jnp.uint32)
-        keys = jax.vmap(lambda w: jax.random.fold_in(jax.random.fold_in(key, w[0]), w[1]))(words)
-        draw_leaf = functools.partial(draw, shape=shape, dtype=dtype)
-        drawn = jax.vmap(draw_leaf)(keys) if batched else [draw_leaf(k) for k in keys]
+        drawn = jax.vmap(draw_leaf)(words) if batched else [draw_leaf(w) for w in words]
         for j, i in enumerate(members):
             noise[i] = drawn[j]
     return jax.tree.unflatten(treedef, noise)
@@ -129,12 +129,17 @@ def _path_words(path: Any) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def _draw(sampler: Callable[..., jax.Array], key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """One leaf's noise. Complex: real and imaginary part of variance ½ each, whatever the sampler."""
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        real, imag = _draw(sampler, key, (2, *shape), jnp.finfo(dtype).dtype)
-        return jax.lax.complex(real, imag) * np.sqrt(0.5).astype(real.dtype)
-    drawn = sampler(key, shape, dtype)
+def _draw_leaf(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any, words: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return _checked(draw, key, shape, dtype)
+    # Circular: real and imaginary part of variance ½ each, whatever the sampler.
+    real, imag = _checked(draw, key, (2, *shape), jnp.finfo(dtype).dtype)
+    return jax.lax.complex(real, imag) * np.sqrt(0.5).astype(real.dtype)
+
+
+def _checked(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    drawn = draw(key, shape, dtype)
     if jnp.shape(drawn) != shape or jnp.result_type(drawn) != dtype:
         raise ValueError(
             f"the sampler was asked for shape {shape} and dtype {dtype}, but returned shape {jnp.shape(drawn)} and "

@@ -5,11 +5,12 @@ reaches the link that follows. Whatever changes the update makes a new object, w
 
 Hazards, and where they are met:
 
-1. A mark must not outlive its array: the table holds a weak reference whose callback removes the entry.
-2. P may itself depend on the update (through a user's `new_state`), and a strong P would then keep its own array alive
-   for ever. The marked object is a copy made after P, on which nothing that P refers to can depend.
+1. A mark must not outlive its array: the table holds a weak reference, whose callback removes the entry.
+2. P refers to the trace that made it, and that trace to the marked tracer: a table that owned P would keep both alive
+   for ever once an exception ends a trace. So the trace owns P, in the name of the `checkpoint_name` that makes the
+   marked tracer, and lets go of it with the tracer (`_marked_copy`).
 3. A transformation may return the very array it was given (`identity`, masked-out leaves) or keep it in its state
-   (`trace`). Marks go on the copy, so the caller's gradients and the state are never marked.
+   (`trace`). Marks go on a copy, so the caller's gradients and the state are never marked.
 4. Two preconditioners in a row multiply: `trace` after `scale_by_rms` moves by P g, not by g.
 
 The copy is no part of the compiled program: XLA receives the operand itself.
@@ -22,31 +23,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from langevin_optax import _checks
 
 ArrayLike = jax.typing.ArrayLike
 Preconditioner = Callable[[Any, Any, Any], Any]
 
-_marks: dict[int, tuple[weakref.ref[Any], Any]] = {}
+_marks: dict[int, tuple[weakref.ref[Any], Callable[[], Any]]] = {}
+
+
+class _Name(str):
+    """The name of a marked tracer, which also holds its P."""
+
+    preconditioner: Any
 
 
 def _marked_copy(leaf: Any, preconditioner: Any) -> jax.Array:
-    copy = jnp.copy(leaf)
-    place = id(copy)
+    name = _Name("langevin_optax.preconditioned_update")
+    name.preconditioner = preconditioner
+    if isinstance(leaf, jax.core.Tracer):
+        checkpoint_name(leaf, str(name))  # JAX caches parameters by their value, and must not cache the one with P
+        copy = checkpoint_name(leaf, name)
+    else:
+        copy = jnp.copy(leaf)
+    place, weak_name = id(copy), weakref.ref(name)
+    del name
 
     def forget(ref: weakref.ref[Any]) -> None:
         if _marks.get(place, (None,))[0] is ref:
             del _marks[place]
+        if (name := weak_name()) is not None:
+            name.preconditioner = None  # the name lives on in the jaxpr
 
-    _marks[place] = (weakref.ref(copy, forget), preconditioner)
+    # Concrete arrays and the tracers of vmap and grad are on no trace's record, nor is their name: the table owns P.
+    owned_by_trace = weak_name() is not None
+    _marks[place] = (
+        weakref.ref(copy, forget),
+        ((lambda: getattr(weak_name(), "preconditioner", None)) if owned_by_trace else (lambda: preconditioner)),
+    )
     return copy
 
 
 def preconditioner_of(leaf: Any) -> Any | None:
     """The P that made this very array or tracer, or None."""
-    ref, preconditioner = _marks.get(id(leaf), (lambda: None, None))
-    return preconditioner if ref() is leaf else None
+    ref, preconditioner = _marks.get(id(leaf), (lambda: None, lambda: None))
+    return preconditioner() if ref() is leaf else None
 
 
 def with_preconditioner(

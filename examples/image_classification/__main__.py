@@ -1,0 +1,109 @@
+"""Adam, Langevin Adam and Layer Langevin Adam on ever deeper networks: ``python -m examples.image_classification``."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from examples.image_classification import data, models, report, train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings, output = _parse(argv)
+    digits = data.digits()
+    print(textwrap.fill(report.caption(settings, digits), 100), flush=True)
+    results = study(digits, settings)
+    note, finding = textwrap.fill(report.CELL_NOTE, 100), report.finding(results)
+    print("", report.as_text(report.table(results)), note, finding, sep="\n\n", flush=True)
+    print("\nWritten:", *report.write(results, settings, digits, output), sep="\n  ")
+
+
+def study(digits: data.Data, settings: train.Settings) -> list[report.Result]:
+    """Every depth with every optimiser."""
+    tasks = []
+    for depth in settings.depths:
+        model = models.Dense(depth, settings.width)
+        tasks += [(depth, model, name, tx) for name, tx in train.optimizers(model, digits, settings).items()]
+
+    def compiled(task):
+        depth, model, name, tx = task
+        return depth, name, train.compile_training(model, tx, digits, settings)
+
+    results = []
+    # A run takes about as long as it has layers times epochs.
+    with _Bar(total=settings.epochs * sum(depth for depth, *_ in tasks)) as bar:
+        for depth, name, training in _one_ahead(compiled, tasks):
+            bar.set_description_str(f"depth {depth}, {name}", refresh=False)
+            chunks = []
+            for curves in training:
+                chunks.append(curves)
+                bar.update(depth * curves.loss.shape[1])
+            results.append(report.Result(depth, name, train.Curves(*map(np.hstack, zip(*chunks, strict=True)))))
+    return results
+
+
+def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """``map``, with the next result under way in a thread while the current one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        futures = (thread.submit(function, item) for item in items)
+        current = next(futures)
+        for following in futures:
+            yield current.result()
+            current = following
+        yield current.result()
+
+
+class _Bar(tqdm):
+    """Progress; in a log, which has no line to overwrite, now and then a line of its own."""
+
+    def __init__(self, total: int):
+        super().__init__(
+            total=total,
+            desc="compiling",
+            bar_format="{percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left: {desc}",
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+            smoothing=0.02,  # the optimisers differ in speed: judge by the last half minute, not the last second
+        )
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], Any]:
+        return tqdm.status_printer(file) if file.isatty() else lambda line: print(line, file=file, flush=True)
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[train.Settings, Path]:
+    default = train.Settings()
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.image_classification",
+        description="Train dense networks of several depths with Adam, Langevin Adam and Layer Langevin Adam, from the "
+        "same initial weights on the same batches, and compare their test accuracy.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--depths", type=_positive, nargs="+", default=default.depths, metavar="N", help="hidden layers"
+    )
+    parser.add_argument("--seeds", type=_positive, default=default.seeds, metavar="N", help="number of seeds")
+    parser.add_argument("--epochs", type=_positive, default=default.epochs, metavar="N", help="epochs of each run")
+    parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
+    flags = parser.parse_args(argv)
+    try:
+        flags.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: cannot make the folder {str(flags.output)!r}: {error.strerror}")
+    depths = tuple(sorted(set(flags.depths)))
+    return train.Settings(depths=depths, seeds=flags.seeds, epochs=flags.epochs), flags.output
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

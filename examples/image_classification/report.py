@@ -1,0 +1,215 @@
+"""What the study found: the table, as text, Markdown and CSV, and two pictures."""
+
+import csv
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from examples.image_classification.data import Data
+from examples.image_classification.train import EPS, Curves, Settings
+
+TRAINED_ABOVE = 0.5
+# Colours of Okabe and Ito, which the colour-blind tell apart; lines and marks differ too.
+STYLES: Any = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"))
+FONTS: Any = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
+
+CELL_NOTE = (
+    "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final test "
+    f"accuracy above {TRAINED_ABOVE:g}, and a training loss that stayed finite."
+)
+
+
+class Result(NamedTuple):
+    """All seeds of one model with one optimiser."""
+
+    depth: int
+    optimizer: str
+    curves: Curves
+
+    @property
+    def final(self) -> np.ndarray:
+        return self.curves.accuracy[:, -1]
+
+    @property
+    def best(self) -> np.ndarray:
+        return self.curves.accuracy.max(axis=1)
+
+    @property
+    def trained(self) -> np.ndarray:
+        return (self.final > TRAINED_ABOVE) & np.isfinite(self.curves.loss).all(axis=1)
+
+    @property
+    def cell(self) -> str:
+        median, worst, best = map(_short, (np.median(self.final), self.final.min(), self.final.max()))
+        return f"{median} ({worst} to {best}) {self.trained.sum()}/{len(self.trained)}"
+
+
+def caption(settings: Settings, data: Data) -> str:
+    steps = len(data.train_x) // settings.batch_size
+    return (
+        f"scikit-learn's digits, {len(data.train_x)} training and {len(data.test_x)} test images; dense networks of "
+        f"{settings.width} ReLU units a layer; {settings.seeds} seeds, {settings.epochs} epochs of {steps} batches of "
+        f"{settings.batch_size}; learning rate {settings.learning_rate:g}, eps {EPS:g}; sigma from "
+        f"{settings.sigma:g} to 0 over the first {settings.noisy_steps * 100:g} % of the steps."
+    )
+
+
+def finding(results: Sequence[Result]) -> str:
+    deepest = [r for r in results if r.depth == max(r.depth for r in results)]
+    first, *rest = deepest
+    counts = [f"{first.optimizer} trained {first.trained.sum()} of {len(first.trained)} seeds"]
+    counts += [f"{r.optimizer} {r.trained.sum()} of {len(r.trained)}" for r in rest]
+    return f"At {_layers(first.depth)} {', '.join(counts)}."
+
+
+def table(results: Sequence[Result]) -> list[list[str]]:
+    """Rows of cells, the heading first: depths down, optimisers across."""
+    names, depths = _names(results), _depths(results)
+    cells = {(r.depth, r.optimizer): r.cell for r in results}
+    return [["Hidden layers", *names], *([str(depth), *(cells[depth, name] for name in names)] for depth in depths)]
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].rjust(widths[0]), *(c.ljust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    heading, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([heading, "| ---: |" + " :--- |" * (len(rows[0]) - 1), *body])
+
+
+def write(results: Sequence[Result], settings: Settings, data: Data, output: Path) -> list[Path]:
+    """Write everything to ``output``; returns the files."""
+    note = caption(settings, data)
+    with plt.rc_context(FONTS):
+        return [
+            _write_markdown(results, note, output / "results.md"),
+            _write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
+            _write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
+            _learning_curves(results, note, output / "learning_curves.png"),
+            _accuracy_against_depth(results, note, output / "accuracy_against_depth.png"),
+        ]
+
+
+def _write_markdown(results: Sequence[Result], note: str, path: Path) -> Path:
+    parts = [
+        "# Depth study",
+        finding(results),
+        as_markdown(table(results)),
+        CELL_NOTE,
+        f"Settings: {note}",
+        "![Learning curves](learning_curves.png)",
+        "![Accuracy against depth](accuracy_against_depth.png)",
+    ]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+SUMMARY = ("depth", "optimiser", "final_median", "final_worst", "final_best", "best_epoch_median", "trained", "seeds")
+RUNS = ("depth", "optimiser", "seed", "final", "best", "final_loss", "trained")
+
+
+def _summary(r: Result) -> tuple[Any, ...]:
+    accuracies = np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
+    return r.depth, r.optimizer, *map(_figure, accuracies), r.trained.sum(), len(r.trained)
+
+
+def _runs(r: Result) -> Iterable[tuple[Any, ...]]:
+    for seed, (final, best, loss, trained) in enumerate(
+        zip(r.final, r.best, r.curves.loss[:, -1], r.trained, strict=True)
+    ):
+        yield r.depth, r.optimizer, seed, _figure(final), _figure(best), f"{loss:.6g}", int(trained)
+
+
+def _write_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([heading, *rows])
+    return path
+
+
+def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
+    names, depths = _names(results), _depths(results)
+    columns = min(2, len(depths))
+    rows = -(-len(depths) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5.5 * columns, 3.4 * rows + 1.2), squeeze=False)
+    for axis, depth in zip(axes.flat, depths, strict=False):
+        for r in [r for r in results if r.depth == depth]:
+            colour, line, _ = STYLES[names.index(r.optimizer)]
+            accuracy = r.curves.accuracy.T
+            median = np.median(accuracy, axis=1)
+            epochs = np.arange(1, len(accuracy) + 1)
+            axis.plot(epochs, accuracy, color=colour, linewidth=0.7, alpha=0.35)
+            axis.plot(epochs, median, line, color=colour, linewidth=2.4, zorder=3, label=r.optimizer)
+        axis.set(title=_layers(depth), xlabel="Epoch", ylabel="Test accuracy", ylim=(0, 1.02))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(depths) :]:
+        axis.remove()
+    return _finish(figure, "Test accuracy: median (bold) and each seed (thin)", note, path)
+
+
+def _accuracy_against_depth(results: Sequence[Result], note: str, path: Path) -> Path:
+    names, depths = _names(results), _depths(results)
+    figure, axis = plt.subplots(figsize=(8.5, 5.8))
+    offset = 0.1 * min(np.diff(depths), default=1)
+    for i, name in enumerate(names):
+        colour, line, mark = STYLES[i]
+        final = np.array([r.final for r in results if r.optimizer == name])
+        places = np.array(depths) + (i - (len(names) - 1) / 2) * offset
+        median = np.median(final, axis=1)
+        axis.plot(places, median, line, color=colour, linewidth=2, label=name)
+        axis.plot(places, median, "_", color=colour, markersize=16, markeredgewidth=2)
+        axis.plot(places, final, mark, color=colour, markersize=6, alpha=0.55)
+    axis.axhline(TRAINED_ABOVE, color="0.45", linewidth=1, linestyle=":")
+    axis.text(0.01, TRAINED_ABOVE + 0.01, "trained", transform=axis.get_yaxis_transform(), color="0.35")
+    axis.margins(x=0.05 if len(depths) > 1 else 1)
+    axis.set(xlabel="Hidden layers", ylabel="Final test accuracy", xticks=depths, ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    return _finish(figure, "Accuracy against depth: median (line) and each seed (mark)", note, path)
+
+
+def _finish(figure: Any, title: str, note: str, path: Path) -> Path:
+    """Title and legend above, the settings below, whatever the size."""
+    width, height = figure.get_size_inches()
+    note = textwrap.fill(note, int(width * 15))
+    figure.text(0.5, 1 - 0.1 / height, title, fontsize=13, ha="center", va="top")
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1 - 0.32 / height))
+    figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
+    below = (0.1 + 0.17 * len(note.splitlines())) / height
+    figure.tight_layout(rect=(0, below, 1, 1 - 0.65 / height))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(r.optimizer for r in results))
+
+
+def _depths(results: Sequence[Result]) -> list[int]:
+    return sorted({r.depth for r in results})
+
+
+def _layers(depth: int) -> str:
+    return f"{depth} hidden layer{'s' if depth > 1 else ''}"
+
+
+def _short(accuracy: float) -> str:
+    return f"{accuracy:.3f}".removeprefix("0")
+
+
+def _figure(accuracy: float) -> str:
+    return f"{accuracy:.6f}"

@@ -1,0 +1,177 @@
+"""The tables that the contract tests run over: a new optimiser or scaler joins by one row."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import langevin_optax as lgv
+
+
+class Optimizer(NamedTuple):
+    """One optimiser of the package, and the stock one whose Langevin version it is."""
+
+    name: str
+    kwargs: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *self.kwargs])
+
+    def langevin(self, learning_rate=1e-2, sigma=1e-2, key=0, **kwargs) -> optax.GradientTransformationExtraArgs:
+        return getattr(lgv, self.name)(learning_rate, sigma, key, **self.kwargs, **kwargs)
+
+    def stock(self, learning_rate=1e-2) -> optax.GradientTransformationExtraArgs:
+        eps = EPS.get(self.name)
+        return getattr(optax, self.name)(learning_rate, **({} if eps is None else {"eps": eps}), **self.kwargs)
+
+
+# The defaults of eps in which the package differs from Optax, written out.
+EPS = {
+    "adam": 1e-6,
+    "adamw": 1e-6,
+    "nadam": 1e-6,
+    "amsgrad": 1e-6,
+    "adamax": 1e-6,
+    "adabelief": 1e-6,
+    "radam": 1e-6,
+    "rmsprop": 1e-7,
+}
+
+OPTIMIZERS = [
+    Optimizer("sgd"),
+    Optimizer("sgd", {"momentum": 0.9, "nesterov": True}),
+    Optimizer("adam"),
+    Optimizer("adamw"),
+    Optimizer("nadam"),
+    Optimizer("amsgrad"),
+    Optimizer("adamax"),
+    Optimizer("adabelief"),
+    Optimizer("yogi"),
+    Optimizer("radam"),
+    Optimizer("rmsprop"),
+    Optimizer("rmsprop", {"momentum": 0.9}),
+    Optimizer("rmsprop", {"centered": True, "eps_in_sqrt": False}),
+    Optimizer("adagrad"),
+    Optimizer("adadelta", {"weight_decay": 1e-3}),
+]
+
+
+class Scaler(NamedTuple):
+    """One publishing scaler: the stock one has the same name in Optax.
+
+    ``momentum(gradients)`` is what P multiplies after these gradients, in float64; ``dead`` is P of a coordinate whose
+    gradient has always been 0, after three steps.
+    """
+
+    name: str
+    kwargs: dict[str, Any]
+    momentum: Any
+    dead: float
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *map(str, self.kwargs)])
+
+    def make(self) -> optax.GradientTransformationExtraArgs:
+        return getattr(lgv, self.name)(**self.kwargs)
+
+    def stock(self) -> optax.GradientTransformation:
+        return getattr(optax, self.name)(**self.kwargs)
+
+
+def last(gradients):
+    return gradients[-1]
+
+
+def average(gradients, b=0.9, start=0.0, debias=True):
+    mean = np.full_like(gradients[0], start)
+    for g in gradients:
+        mean = b * mean + (1 - b) * g
+    return mean / (1 - b ** len(gradients)) if debias else mean
+
+
+def nesterov(gradients, b=0.9):
+    t = len(gradients)
+    mean = average(gradients, b, debias=False) / (1 - b ** (t + 1))
+    return b * mean + (1 - b) * gradients[-1] / (1 - b**t)
+
+
+def accumulated(gradients, b=0.9):
+    trace = np.zeros_like(gradients[0])
+    for g in gradients:
+        trace = g + b * trace
+    return trace
+
+
+# After three steps of RAdam ρ is below the threshold, so that P = 1.
+SCALERS = [
+    Scaler("identity", {}, last, 1.0),
+    Scaler("trace", {"decay": 0.9}, accumulated, 1.0),
+    Scaler("scale_by_adam", {"eps": 1e-4}, average, 1e4),
+    Scaler("scale_by_adam", {"eps": 1e-4, "eps_root": 1e-6, "nesterov": True}, nesterov, 1 / (1e-3 + 1e-4)),
+    Scaler("scale_by_amsgrad", {"eps": 1e-4}, average, 1e4),
+    Scaler("scale_by_adamax", {"eps": 1e-4}, average, 1e4),
+    # ν of a dead coordinate is ε_root (1 + β₂ + β₂²) after three steps, and 1 − β₂³ divides it again.
+    Scaler("scale_by_belief", {"eps": 1e-4, "eps_root": 1e-8}, average, 1 / (np.sqrt(1e-8 / 1e-3) + 1e-4)),
+    Scaler("scale_by_belief", {"eps": 1e-4, "eps_root": 1e-8, "nesterov": True}, nesterov, 1 / (np.sqrt(1e-5) + 1e-4)),
+    Scaler("scale_by_yogi", {}, lambda g: average(g, start=1e-6), 1 / (np.sqrt(1e-6 / (1 - 0.999**3)) + 1e-3)),
+    Scaler("scale_by_radam", {"eps": 1e-4}, average, 1.0),
+    Scaler("scale_by_radam", {"eps": 1e-4, "b2": 0.9, "threshold": 4.5, "nesterov": True}, nesterov, 1.0),
+    Scaler("scale_by_rms", {"eps": 1e-6}, last, 1e3),
+    Scaler("scale_by_rms", {"eps": 1e-4, "eps_in_sqrt": False, "bias_correction": True}, last, 1e4),
+    Scaler("scale_by_stddev", {"eps": 1e-6}, last, 1e3),
+    Scaler("scale_by_stddev", {"eps": 1e-4, "eps_in_sqrt": False, "bias_correction": True}, last, 1e4),
+    Scaler("scale_by_rss", {}, last, 1 / np.sqrt(0.1 + 1e-7)),
+    Scaler("scale_by_rss", {"initial_accumulator_value": 0.0}, last, 0.0),
+    Scaler("scale_by_adadelta", {}, last, 1.0),
+]
+
+
+def params_like(dtype=jnp.float32):
+    """A small tree with two leaves of one shape, so that a shared key would show."""
+    key = jax.random.key(1)
+    shapes = {"Dense_0": {"kernel": (3, 4), "bias": (4,)}, "Dense_1": {"kernel": (3, 4)}, "scale": ()}
+    leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(
+        treedef, [jax.random.normal(k, s, jnp.float32).astype(dtype) for k, s in zip(keys, leaves, strict=True)]
+    )
+
+
+def loss(params):
+    """Neither convex nor symmetric, with gradients of many sizes."""
+    return sum((jnp.sin(3 * p) + 0.1 * p**2).sum() for p in jax.tree.leaves(params))
+
+
+def gradients_like(params, steps, scale=0.1):
+    """A list of ``steps`` random gradients."""
+    return [
+        jax.tree.map(
+            lambda p, i=i: scale * jax.random.normal(jax.random.key(100 * i + p.size), p.shape, p.dtype), params
+        )
+        for i in range(1, steps + 1)
+    ]
+
+
+def bits(tree):
+    """The leaves of a tree as bytes, keys as their data."""
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def is_key(x):
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def run(tx, params, steps, state=None):
+    """``steps`` steps of ``tx`` on ``loss``, in one scan."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    state = tx.init(params) if state is None else state
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])((params, state))

@@ -1,0 +1,180 @@
+"""The contract of `noise_like`: what a leaf's noise depends on, and its distribution."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+import langevin_optax as lgv
+
+KEY = jax.random.key(7)
+SAMPLERS = ["normal", "rademacher"]
+
+
+def tree(**shapes):
+    return {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_noise_of_a_leaf_depends_on_no_other_leaf(sampler, impl):
+    key = jax.random.key(3, impl=impl)
+    alone = lgv.noise_like(key, 5, tree(b=(3, 4)), sampler)["b"]
+    beside = lgv.noise_like(key, 5, tree(a=(3, 4), b=(3, 4), c=(3, 4), d=(7,)), sampler)["b"]
+    masked = lgv.noise_like(key, 5, {"a": optax.MaskedNode(), "b": jnp.zeros((3, 4)), "c": None}, sampler)["b"]
+    assert same(alone, beside)
+    assert same(alone, masked)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_depends_on_key_step_path_and_sampler(sampler):
+    draw = lambda key=0, step=0, name="w": np.asarray(lgv.noise_like(key, step, tree(**{name: (64,)}), sampler)[name])
+    assert same(draw(), draw())
+    for other in (draw(key=1), draw(step=1), draw(name="v")):
+        assert not same(draw(), other)
+        assert abs(np.corrcoef(draw(), other)[0, 1]) < 5 / np.sqrt(64)
+
+
+def test_an_int_key_is_jax_random_key_of_it():
+    assert same(lgv.noise_like(7, 0, jnp.zeros(5)), lgv.noise_like(jax.random.key(7), 0, jnp.zeros(5)))
+
+
+def test_path_and_not_position_makes_the_noise():
+    # split(key, n)[i] == fold_in(key, i): keys by position would repeat those of other programs.
+    noise = lgv.noise_like(KEY, 0, [jnp.zeros(8), jnp.zeros(8)])
+    by_position = [jax.random.normal(k, (8,)) for k in jax.random.split(jax.random.fold_in(KEY, 0))]
+    assert not any(same(a, b) for a in noise for b in by_position)
+    # Paths that read alike are still two paths.
+    a, b = jax.tree.leaves(lgv.noise_like(KEY, 0, {"a": {"b": jnp.zeros(8)}, "a/b": jnp.zeros(8)}))
+    assert not same(a, b)
+    a, b = jax.tree.leaves(lgv.noise_like(KEY, 0, [{"0": jnp.zeros(8)}, {"1": jnp.zeros(8)}]))
+    assert not same(a, b)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_values_under_jit_vmap_and_scan(sampler):
+    like = tree(a=(3, 5), b=(3, 5), c=())
+    eager = lgv.noise_like(KEY, 4, like, sampler)
+    jitted = jax.jit(lambda k, i, t: lgv.noise_like(k, i, t, sampler))(KEY, 4, like)
+    keys = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda k: lgv.noise_like(k, 4, like, sampler))(keys)
+    scanned = jax.lax.scan(lambda c, i: (c, lgv.noise_like(KEY, i, like, sampler)), None, jnp.arange(6))[1]
+    for name in like:
+        assert same(eager[name], jitted[name])
+        assert same(eager[name], scanned[name][4])
+        assert same(lgv.noise_like(keys[1], 4, like, sampler)[name], mapped[name][1])
+
+
+def test_values_are_pinned():
+    """A change of these numbers breaks every run that is resumed from a checkpoint."""
+    noise = lgv.noise_like(0, 0, {"w": jnp.zeros(3)})["w"]
+    np.testing.assert_allclose(noise, PINNED["normal"], rtol=1e-6)
+    signs = lgv.noise_like(0, 0, {"w": jnp.zeros(8)}, "rademacher")["w"]
+    np.testing.assert_array_equal(signs, PINNED["rademacher"])
+
+
+PINNED = {"normal": [-0.15654886, 0.40200362, -0.50114322], "rademacher": [-1, 1, 1, -1, 1, 1, -1, 1]}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_values_on_many_devices_and_no_collectives(sampler):
+    program = f"""
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, jax.numpy as jnp, numpy as np
+import langevin_optax as lgv
+mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+specs = {{"a": ("x",), "b": ("x",), "c": (None, "y"), "d": ("x", "y"), "e": ()}}
+shapes = {{"a": (128, 64), "b": (128, 64), "c": (64, 256), "d": (192, 64), "e": (33, 5)}}
+shardings = {{k: jax.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for k, spec in specs.items()}}
+tree = {{k: jax.device_put(jnp.zeros(shapes[k]), shardings[k]) for k in specs}}
+f = jax.jit(lambda t: jax.tree.map(jnp.add, t, lgv.noise_like(0, 3, t, {sampler!r})), out_shardings=shardings)
+text = f.lower(tree).compile().as_text()
+assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "collective-permute")), text
+one = lgv.noise_like(0, 3, {{k: jnp.zeros(shape) for k, shape in shapes.items()}}, {sampler!r})
+for name, value in f(tree).items():
+    np.testing.assert_array_equal(value, one[name])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_normal_is_standard_normal():
+    noise = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(200_000)))
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert stats.kstest(noise * 1.02, "norm").pvalue < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (31,), (32,), (33,), (64, 10), (3, 3, 16, 32), (7, 1, 5), (2, 70)])
+def test_rademacher_is_plus_or_minus_one_in_every_shape(shape):
+    noise = lgv.noise_like(KEY, 0, jnp.zeros(shape), "rademacher")
+    assert noise.shape == shape
+    assert noise.dtype == jnp.float32
+    assert np.all(np.abs(noise) == 1)
+
+
+@pytest.mark.parametrize("shape", [(256, 40), (40, 256), (5, 2048), (10_240,)])
+def test_rademacher_entries_are_fair_and_independent(shape):
+    draws = np.asarray(jax.vmap(lambda i: lgv.noise_like(KEY, i, jnp.zeros(shape), "rademacher"))(jnp.arange(64)))
+    draws = draws.reshape(64, -1)
+    n = draws.size
+    assert abs(draws.mean()) < 5 / np.sqrt(n)
+    # Every entry is fair by itself (64 draws: a stuck bit would sum to ±64), and lags up to two words are independent.
+    assert np.abs(draws.sum(0)).max() < 6 * np.sqrt(64)
+    for lag in [*range(1, 70), 256, 40, 2048]:
+        assert abs((draws[:, lag:] * draws[:, :-lag]).mean()) < 5.5 / np.sqrt(n - 64 * lag)
+
+
+def test_rademacher_takes_one_word_for_32_entries():
+    jaxpr = str(jax.make_jaxpr(lambda: lgv.noise_like(KEY, 0, jnp.zeros((64, 64)), "rademacher"))())
+    assert re.findall(r"random_bits\[[^]]*shape=\(([^)]*)\)", jaxpr) == ["64, 2"]
+
+
+def test_leaves_of_one_shape_are_one_draw():
+    def random_bits(n):
+        like = {f"Dense_{i}": {"kernel": jnp.zeros((8, 8)), "bias": jnp.zeros(8)} for i in range(n)}
+        return str(jax.make_jaxpr(lambda k: lgv.noise_like(k, 0, like))(KEY)).count("random_bits")
+
+    assert random_bits(1) == random_bits(50) == 2
+
+
+def test_dtypes():
+    like = {"bf16": jnp.zeros(4, jnp.bfloat16), "f16": jnp.zeros(4, jnp.float16), "c64": jnp.zeros(4, jnp.complex64)}
+    noise = lgv.noise_like(KEY, 0, like)
+    assert {k: v.dtype.name for k, v in noise.items()} == {"bf16": "float32", "f16": "float32", "c64": "complex64"}
+    with jax.enable_x64(True):
+        noise = lgv.noise_like(KEY, 0, {"f64": jnp.zeros(4, jnp.float64), "c128": jnp.zeros(4, jnp.complex128)})
+    assert {k: v.dtype.name for k, v in noise.items()} == {"f64": "float64", "c128": "complex128"}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_complex_noise_is_circular_with_unit_variance(sampler):
+    n = 100_000
+    xi = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(n, jnp.complex64), sampler))
+    assert abs((np.abs(xi) ** 2).mean() - 1) < 5 * np.sqrt(1 / n)
+    assert abs((xi**2).mean()) < 5 * np.sqrt(2 / n)
+    assert abs(xi.mean()) < 5 * np.sqrt(1 / n)
+    assert np.corrcoef(xi.real, xi.imag)[0, 1] < 5 / np.sqrt(n)
+
+
+def test_shapes_alone_suffice():
+    like = {"w": jax.ShapeDtypeStruct((4,), jnp.float32), "none": None}
+    noise = lgv.noise_like(KEY, 2, like)
+    assert noise["none"] is None
+    assert same(noise["w"], lgv.noise_like(KEY, 2, {"w": jnp.zeros(4)})["w"])
+
+
+def test_a_sampler_of_ones_own():
+    uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -np.sqrt(3), np.sqrt(3))
+    noise = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(10_000), uniform))
+    assert stats.kstest(noise, stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)).cdf).pvalue > 1e-3
