@@ -51,10 +51,10 @@ def layer_mask(
       them), NNX, or any tree.
 
     Raises:
-      TypeError: for ``layers`` of another type.
-      ValueError: for a fraction outside (0, 1], an int below 1, an empty ``order``; and at the call, with the layers
-        that were found: if nothing is selected, if there are fewer layers than asked for, if the names do not say
-        their order, or if a leaf belongs to no layer of ``order``.
+      TypeError: for ``layers`` or ``order`` of another type.
+      ValueError: for a fraction outside (0, 1], an int below 1, a string that is no regular expression, an empty
+        ``order``; and at the call, with the layers that were found: if nothing is selected, if there are fewer layers
+        than asked for, if the names do not say their order, or if a leaf belongs to no layer of ``order``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,6 +69,8 @@ def layer_mask(
     """
     _check_layers(layers)
     stacks = {_as_path(path): axis for path, axis in (scanned or {}).items()}
+    if isinstance(order, str):
+        raise TypeError(f"order must be a sequence of paths, got the string {order!r}.")
     ordered = None if order is None else [_as_path(path) for path in order]
     if ordered is not None and len(set(ordered)) != len(ordered):
         raise ValueError(f"order must name each layer once, got {ordered}.")
@@ -83,7 +85,9 @@ def layer_mask(
         owners = [_owner(path, ordered) for path in paths]
         by_name = list(dict.fromkeys(owners)) if callable(layers) or isinstance(layers, (str, re.Pattern)) else None
         names = ordered or by_name or _natural_order(owners)
-        shapes = {owner: jnp.shape(leaf) for owner, (_, leaf) in zip(owners, leaves, strict=True)}
+        shapes: dict[str, list[tuple[int, ...]]] = {}
+        for owner, (_, leaf) in zip(owners, leaves, strict=True):
+            shapes.setdefault(owner, []).append(jnp.shape(leaf))
         everything = _unstack(names, stacks, shapes)
         selected = set(_select(layers, everything))
         masks = [
@@ -109,7 +113,12 @@ def _check_layers(layers: Any) -> None:
     elif isinstance(layers, Sequence) and not isinstance(layers, str):
         if not all(isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in layers):
             raise TypeError(f"layers as a sequence must hold indices, got {layers!r}. For paths, write a predicate.")
-    elif not (isinstance(layers, (slice, str, re.Pattern)) or callable(layers)):
+    elif isinstance(layers, str):
+        try:
+            re.compile(layers)
+        except re.error as error:
+            raise ValueError(f"layers={layers!r} is no regular expression: {error}.") from error
+    elif not (isinstance(layers, (slice, re.Pattern)) or callable(layers)):
         raise TypeError(
             "layers must be an int, a fraction, a slice, a sequence of indices, a predicate on the path or a regular "
             f"expression, got {layers!r}."
@@ -175,7 +184,7 @@ def _natural_order(owners: list[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
-def _unstack(names: list[str], stacks: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> list[_Layer]:
+def _unstack(names: list[str], stacks: Mapping[str, int], shapes: Mapping[str, list[tuple[int, ...]]]) -> list[_Layer]:
     """The layers one by one: those of a stack step by step, where the order has them once."""
     everything: list[_Layer] = []
     done: set[str] = set()
@@ -186,7 +195,11 @@ def _unstack(names: list[str], stacks: Mapping[str, int], shapes: Mapping[str, t
         elif stack not in done:
             done.add(stack)
             members = [m for m in names if m == stack or m.startswith(f"{stack}/") or stack == ""]
-            lengths = {shapes[m][stacks[stack]] for m in members if m in shapes}
+            axis = stacks[stack]
+            stacked = [shape for m in members for shape in shapes.get(m, [])]
+            if any(not -len(shape) <= axis < len(shape) for shape in stacked):
+                raise ValueError(f"scanned={dict(stacks)}: a leaf under {stack!r} has no axis {axis}, got {stacked}.")
+            lengths = {shape[axis] for shape in stacked}
             if len(lengths) != 1:
                 raise ValueError(
                     f"scanned={dict(stacks)}: the leaves under {stack!r} must share one length, got {sorted(lengths)}."

@@ -32,7 +32,8 @@ def layer_order(model: Any, *args: Any, **kwargs: Any) -> list[str]:
 
     Raises:
       TypeError: if ``model`` is not a Flax module.
-      ValueError: if no module that is called owns a parameter.
+      ValueError: if no module that is called owns a parameter, or if an NNX model holds, within a layer, modules that
+        it never calls.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp
@@ -51,6 +52,13 @@ def layer_order(model: Any, *args: Any, **kwargs: Any) -> list[str]:
         calls, owners = _nnx_calls(nnx, model, args, kwargs)
     else:
         raise TypeError(f"model must be a flax.linen.Module or a flax.nnx.Module, got {type(model).__name__}.")
+    listed = owners & set(calls)
+    absorbed = sorted("/".join(o) for o in owners - listed if any(o[: len(p)] == p for p in listed))
+    if absorbed:
+        raise ValueError(
+            f"{type(model).__name__} never calls {absorbed}, whose parameters would count as those of a layer that "
+            "holds them. Remove them, or write the order by hand."
+        )
     order = ["/".join(path) for path in dict.fromkeys(calls) if path in owners]
     if not order:
         raise ValueError(f"{type(model).__name__} calls no module that owns a parameter.")
@@ -59,16 +67,21 @@ def layer_order(model: Any, *args: Any, **kwargs: Any) -> list[str]:
 
 def _linen_calls(linen: Any, model: Any, args: Any, kwargs: Any) -> tuple[list[Path], set[Path]]:
     calls: list[Path] = []
+    modules: set[Path] = set()
 
     def record(call, call_args, call_kwargs, context):
-        if context.method_name != "setup":
-            calls.append(context.module.path)
+        module = context.module
+        # A module that is not bound yet, or another model's that is applied within this one, is none of its layers.
+        if module.scope is not None and module.is_mutable_collection("params"):
+            modules.add(module.path)
+            if context.method_name != "setup":
+                calls.append(module.path)
         return call(*call_args, **call_kwargs)
 
     with linen.intercept_methods(record):
         variables = _eval_shape(functools.partial(model.init, jax.random.key(0)), args, kwargs)
     params = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
-    return calls, {_innermost(path_names(path), set(calls)) for path, _ in params}
+    return calls, {_innermost(path_names(path), modules) for path, _ in params}
 
 
 def _nnx_calls(nnx: Any, model: Any, args: Any, kwargs: Any) -> tuple[list[Path], set[Path]]:
@@ -95,19 +108,26 @@ def _spy_on(module: Any, path: Path, calls: list[Path], ignored: type) -> None:
 
     def spied(method):
         @functools.wraps(method)
-        def wrapper(*args, **kwargs):
+        def wrapper(self, *args, **kwargs):
             calls.append(path)
-            return method(*args, **kwargs)
+            return method.__get__(self)(*args, **kwargs)
 
         return wrapper
 
     cls = type(module)
     methods = {
         name: spied(method)
-        for name, method in inspect.getmembers(cls, inspect.isfunction)
+        for name in dir(cls)
         if name == "__call__" or not (name.startswith("_") or hasattr(ignored, name))
+        if _is_method(method := inspect.getattr_static(cls, name))
     }
     object.__setattr__(module, "__class__", types.new_class(cls.__name__, (cls,), {}, lambda ns: ns.update(methods)))
+
+
+def _is_method(attribute: Any) -> bool:
+    """A function, or what a decorator such as nnx.jit makes of one."""
+    plain = isinstance(attribute, (staticmethod, classmethod, type))
+    return callable(attribute) and hasattr(attribute, "__get__") and not plain
 
 
 def _eval_shape(f: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -1,4 +1,16 @@
-import jax
+import os
 
-# The suite compiles many small programs and runs each of them once or twice.
+import jax
+import pytest
+
+# The suite compiles many small programs and runs each of them once or twice. Processes that tests start do the same.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def optimized():
+    """Compile as users do."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -56,9 +56,9 @@ def test_at_construction(entrance, bad, error, message):
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_sigma_and_key_are_required(entrance):
     factory = getattr(lgv, entrance.split("-")[0])
-    with pytest.raises(TypeError, match="missing .*'sigma' and 'key'"):
+    with pytest.raises(TypeError, match=r"missing .*'sigma' and 'key'"):
         factory(1e-3)
-    with pytest.raises(TypeError, match="missing .*'key'"):
+    with pytest.raises(TypeError, match=r"missing .*'key'"):
         factory(1e-3, 1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The size of the noise, measured: σ√(γP) for every scaler, independent of everything else, and exactly 0 in the limits.
+"""The size of the noise, measured: σ√(γP) for every scaler, independent of all else, and exactly 0 in the limits.
 
 Each statistical check is a function that says whether draws are consistent with a law, with tolerances from the number
 of draws, and each is shown to reject deliberately wrong versions.
@@ -14,7 +14,7 @@ import pytest
 
 import langevin_optax as lgv
 from langevin_optax._preconditioning import preconditioner_of
-from tests.cases import OPTIMIZERS, SCALERS, bits, gradients_like, params_like, run
+from tests.cases import EPS, OPTIMIZERS, SCALERS, bits, gradients_like, params_like, run
 
 GAMMA, SIGMA = 0.05, 0.3
 DRAWS = 4000
@@ -182,21 +182,7 @@ def test_optimisers_add_noise_in_units_of_the_parameters(optimizer):
     history = gradients_like(params, HISTORY)
     gamma = optax.linear_schedule(GAMMA, 2 * GAMMA, 2 * HISTORY - 2)  # 1.5 GAMMA at the last count
     sigma = optax.linear_schedule(SIGMA, 0.0, 2 * HISTORY - 2)  # SIGMA / 2 at the last count
-    scaler = {"sgd": "trace" if optimizer.kwargs else "identity"}.get(optimizer.name, STOCK_SCALER.get(optimizer.name))
-    if "centered" in optimizer.kwargs:
-        scaler = "scale_by_stddev"
-    kwargs = {k: v for k, v in optimizer.kwargs.items() if k not in ("centered", "weight_decay")}
-    if optimizer.name == "rmsprop":
-        kwargs.pop("momentum", None)
-    if optimizer.name in EPS_OF:
-        kwargs["eps"] = EPS_OF[optimizer.name]
-    if optimizer.name == "sgd" and not optimizer.kwargs:
-        kwargs = {}
-    if optimizer.name == "sgd" and optimizer.kwargs:
-        kwargs = {"decay": 0.9, "nesterov": True}
-    link = getattr(lgv, scaler)(**kwargs)
-    if optimizer.name == "adadelta":
-        link = optax.chain(optax.add_decayed_weights(1e-3), link)
+    link = SCALER_OF[optimizer.id]()
     state = link.init(params)
     for g in history:
         update, state = link.update(g, state, params)
@@ -209,20 +195,23 @@ def test_optimisers_add_noise_in_units_of_the_parameters(optimizer):
     assert is_uncorrelated(z)
 
 
-STOCK_SCALER = {
-    "adam": "scale_by_adam",
-    "adamw": "scale_by_adam",
-    "nadam": "scale_by_adam",
-    "amsgrad": "scale_by_amsgrad",
-    "adamax": "scale_by_adamax",
-    "adabelief": "scale_by_belief",
-    "yogi": "scale_by_yogi",
-    "radam": "scale_by_radam",
-    "rmsprop": "scale_by_rms",
-    "adagrad": "scale_by_rss",
-    "adadelta": "scale_by_adadelta",
+SCALER_OF = {
+    "sgd": lgv.identity,
+    "sgd-momentum-nesterov": lambda: lgv.trace(0.9, nesterov=True),
+    "adam": lambda: lgv.scale_by_adam(eps=EPS["adam"]),
+    "adamw": lambda: lgv.scale_by_adam(eps=EPS["adamw"]),
+    "nadam": lambda: lgv.scale_by_adam(eps=EPS["nadam"], nesterov=True),
+    "amsgrad": lambda: lgv.scale_by_amsgrad(eps=EPS["amsgrad"]),
+    "adamax": lambda: lgv.scale_by_adamax(eps=EPS["adamax"]),
+    "adabelief": lambda: lgv.scale_by_belief(eps=EPS["adabelief"]),
+    "yogi": lgv.scale_by_yogi,
+    "radam": lambda: lgv.scale_by_radam(eps=EPS["radam"]),
+    "rmsprop": lambda: lgv.scale_by_rms(eps=EPS["rmsprop"]),
+    "rmsprop-momentum": lambda: lgv.scale_by_rms(eps=EPS["rmsprop"]),
+    "rmsprop-centered-eps_in_sqrt": lambda: lgv.scale_by_stddev(eps=EPS["rmsprop"], eps_in_sqrt=False),
+    "adagrad": lgv.scale_by_rss,
+    "adadelta-weight_decay": lambda: optax.chain(optax.add_decayed_weights(1e-3), lgv.scale_by_adadelta()),
 }
-EPS_OF = {n: 1e-6 for n in ("adam", "adamw", "nadam", "amsgrad", "adamax", "adabelief", "radam")} | {"rmsprop": 1e-7}
 
 
 def stationary_variance(tx, a, p=None, chains=20_000, steps=400):
@@ -283,6 +272,7 @@ def test_temperature_is_half_of_sigma_squared():
     assert abs(square.mean() - exact) < 5 * square.std() / np.sqrt(chains) + h * exact
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.id)
 def test_sigma_zero_is_optax_bit_for_bit(optimizer):
     params = params_like()

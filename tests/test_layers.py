@@ -1208,3 +1208,10 @@ def test_an_axis_that_a_leaf_does_not_have_raises(axis, first):
     params = {"a": {"v": jnp.zeros(first), "w": jnp.zeros((3, 3))}}
     with pytest.raises(ValueError, match=r"scanned=\{'a': -?\d\}"):
         lgv.layer_mask(1, ["a"], scanned={"a": axis})(params)
+
+
+def test_order_as_a_string_and_a_broken_regular_expression_raise_at_construction():
+    with pytest.raises(TypeError, match="order must be a sequence of paths, got the string 'Dense_0'"):
+        lgv.layer_mask(1, "Dense_0")
+    with pytest.raises(ValueError, match=r"layers='\(' is no regular expression"):
+        lgv.layer_mask("(")

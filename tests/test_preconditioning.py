@@ -204,6 +204,7 @@ def test_marks_do_not_stay_on_the_callers_arrays():
         assert set(jax.tree.leaves(published(updates))) == {4.0}
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: s.id)
 def test_mark_is_no_part_of_the_compiled_program(scaler):
     params = {"w": jnp.ones(8)}
