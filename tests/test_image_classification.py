@@ -17,7 +17,7 @@ from examples.image_classification import __main__ as demo
 from examples.image_classification import data, models, report, train
 
 DIGITS = data.digits()
-SMALL = train.Settings(depths=(2,), seeds=2, epochs=2)
+SMALL = train.Settings(depths=(2,), seeds=2, epochs=2, adam_eps=1e-6)  # the eps of lgv.adam
 NAMES = ["Adam", "L-Adam", "LL-Adam 30 %"]
 
 
@@ -156,6 +156,8 @@ def test_trained_is_accurate_at_the_end_and_finite_throughout():
         (["--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["--epochs", "1.5"], "--epochs: must be a whole number of at least 1, got '1.5'"),
         (["--epochs", "many"], "--epochs: must be a whole number of at least 1, got 'many'"),
+        (["--adam-eps", "-1"], "--adam-eps: must be a number of at least 0, got '-1'"),
+        (["--adam-eps", "nan"], "--adam-eps: must be a number of at least 0, got 'nan'"),
         (["--output", __file__], "--output: cannot make the folder"),
     ],
 )

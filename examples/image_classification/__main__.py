@@ -13,6 +13,9 @@ from tqdm import tqdm
 
 from examples.image_classification import data, models, report, train
 
+# Progress counts layers times epochs, to which time is proportional; compiling takes about as long as this many.
+_COMPILATION = 800
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings, output = _parse(argv)
@@ -36,10 +39,10 @@ def study(digits: data.Data, settings: train.Settings) -> list[report.Result]:
         return depth, name, train.compile_training(model, tx, digits, settings)
 
     results = []
-    # A run takes about as long as it has layers times epochs.
-    with _Bar(total=settings.epochs * sum(depth for depth, *_ in tasks)) as bar:
+    with _Bar(total=sum(_COMPILATION + depth * settings.epochs for depth, *_ in tasks)) as bar:
         for depth, name, training in _one_ahead(compiled, tasks):
             bar.set_description_str(f"depth {depth}, {name}", refresh=False)
+            bar.update(_COMPILATION)
             chunks = []
             for curves in training:
                 chunks.append(curves)
@@ -89,6 +92,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[train.Settings, Path]:
     )
     parser.add_argument("--seeds", type=_positive, default=default.seeds, metavar="N", help="number of seeds")
     parser.add_argument("--epochs", type=_positive, default=default.epochs, metavar="N", help="epochs of each run")
+    parser.add_argument("--adam-eps", type=_eps, default=default.adam_eps, metavar="EPS", help="eps of plain Adam")
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     flags = parser.parse_args(argv)
     try:
@@ -96,13 +100,23 @@ def _parse(argv: Sequence[str] | None) -> tuple[train.Settings, Path]:
     except OSError as error:
         parser.error(f"argument --output: cannot make the folder {str(flags.output)!r}: {error.strerror}")
     depths = tuple(sorted(set(flags.depths)))
-    return train.Settings(depths=depths, seeds=flags.seeds, epochs=flags.epochs), flags.output
+    return train.Settings(depths=depths, seeds=flags.seeds, epochs=flags.epochs, adam_eps=flags.adam_eps), flags.output
 
 
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _eps(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
 
 
 if __name__ == "__main__":

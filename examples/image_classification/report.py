@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from examples.image_classification.data import Data
-from examples.image_classification.train import EPS, Curves, Settings
+from examples.image_classification.train import Curves, Settings
 
 TRAINED_ABOVE = 0.5
 # Colours of Okabe and Ito, which the colour-blind tell apart; lines and marks differ too.
@@ -56,7 +56,8 @@ def caption(settings: Settings, data: Data) -> str:
     return (
         f"scikit-learn's digits, {len(data.train_x)} training and {len(data.test_x)} test images; dense networks of "
         f"{settings.width} ReLU units a layer; {settings.seeds} seeds, {settings.epochs} epochs of {steps} batches of "
-        f"{settings.batch_size}; learning rate {settings.learning_rate:g}, eps {EPS:g}; sigma from "
+        f"{settings.batch_size}; learning rate {settings.learning_rate:g}, eps {settings.adam_eps:g} "
+        "for Adam and 1e-06 for its Langevin versions; sigma from "
         f"{settings.sigma:g} to 0 over the first {settings.noisy_steps * 100:g} % of the steps."
     )
 

@@ -12,8 +12,6 @@ import optax
 import langevin_optax as lgv
 from examples.image_classification.data import Data
 
-EPS = 1e-6  # Optax's default is 1e-8, lgv.adam's is this: with one eps for all, nothing but the noise differs.
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,6 +21,7 @@ class Settings:
     epochs: int = 100
     batch_size: int = 128
     learning_rate: float = 1e-3
+    adam_eps: float = 1e-8  # of plain Adam, Optax's default; the Langevin ones have the package's, 1e-6
     sigma: float = 1e-3
     noisy_steps: float = 0.6  # σ falls linearly, and is 0 after this share of the steps
     noisy_layers: float = 0.3  # the share of the layers, from the input on, that LL-Adam adds noise to
@@ -48,11 +47,9 @@ def optimizers(model: Any, data: Data, settings: Settings) -> dict[str, optax.Gr
     first_layers = lgv.layer_mask(settings.noisy_layers, lgv.layer_order(model, data.train_x[:1]))
     # key=0 is a placeholder: start gives every seed its own.
     return {
-        "Adam": optax.adam(settings.learning_rate, eps=EPS),
-        "L-Adam": lgv.adam(settings.learning_rate, sigma, key=0, eps=EPS),
-        f"LL-Adam {settings.noisy_layers * 100:g} %": lgv.adam(
-            settings.learning_rate, sigma, key=0, eps=EPS, mask=first_layers
-        ),
+        "Adam": optax.adam(settings.learning_rate, eps=settings.adam_eps),
+        "L-Adam": lgv.adam(settings.learning_rate, sigma, key=0),
+        f"LL-Adam {settings.noisy_layers * 100:g} %": lgv.adam(settings.learning_rate, sigma, key=0, mask=first_layers),
     }
 
 
