@@ -50,11 +50,13 @@ def add_preconditioned_noise(
     Args:
       learning_rate: :math:`\gamma \ge 0`, the very value or schedule that the chain scales by; a scalar, an array or
         an Optax schedule, read at the count before the step, as ``optax.scale_by_learning_rate`` reads it.
-      sigma: :math:`\sigma \ge 0`, likewise.
-      key: an ``int`` or a ``jax.random.key``. ``optax.tree.set(state, key=...)`` reseeds.
+      sigma: :math:`\sigma \ge 0`, likewise. A static 0 leaves the update as it is, and draws nothing.
+      key: an ``int`` or a ``jax.random.key``. ``state._replace(key=...)`` reseeds. Two noises with one key on one path
+        are the same numbers.
       sampler: as in :func:`noise_like`.
       mask: where to add noise: a tree of bools, or of boolean arrays that broadcast against the leaves, like the
-        parameters or a prefix of them; or a function from the parameters to one, such as :func:`layer_mask`.
+        parameters or a prefix of them; or a function from the parameters to one, such as :func:`layer_mask`. (The
+        function gets the updates if ``params`` is not passed to ``update``.)
       after_learning_rate: add :math:`\sigma\sqrt{\gamma P}\,\xi`, in units of the parameters, to an update that is
         already scaled. The scaling has removed the mark, so P must come as ``preconditioner=``.
 
@@ -149,15 +151,15 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
         _masks.check_leaves(mask)
 
     def init_fn(params):
-        jax.tree_util.tree_map_with_path(lambda path, p: _noise.noise_dtype(path, jnp.result_type(p)), params)
-        _masks.resolve(mask, params)
+        where = _masks.resolve(mask, params)
+        jax.tree_util.tree_map_with_path(lambda path, p, w: w is False or _noise.noise_dtype(path, p), params, where)
         return LangevinState(count=jnp.zeros([], jnp.int32), key=_checks.as_key(key))
 
     def update_fn(updates, state, params=None, *, preconditioner=None, **extra_args):
-        del params, extra_args
-        where = _masks.resolve(mask, updates)
+        del extra_args
+        where = _masks.resolve(mask, updates, params)
         selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
-        p = preconditioner_for(selected, preconditioner)
+        p = preconditioner_for(selected, preconditioner, after_learning_rate)
         new_state = LangevinState(count=jnp.asarray(optax.safe_increment(state.count)), key=state.key)
         gamma, sigma_now = (x(state.count) if callable(x) else x for x in (learning_rate, sigma))
         if not isinstance(sigma_now, jax.core.Tracer) and np.all(np.asarray(sigma_now) == 0):
@@ -165,7 +167,11 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
 
         gamma = _wide_scalar(gamma)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
-        root = jnp.sqrt(gamma) if after_learning_rate else jnp.where(gamma == 0, 0, jax.lax.rsqrt(gamma))
+        root = (
+            jnp.sqrt(gamma)
+            if after_learning_rate
+            else jnp.where(gamma == 0, 0, jax.lax.rsqrt(jnp.where(gamma == 0, 1, gamma)))
+        )
         scale = _wide_scalar(sigma_now) * root
         noise = _noise.noise_like(state.key, state.count, selected, sampler)
         updates = jax.tree.map(
@@ -180,21 +186,21 @@ def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, where: Any) -> jax.Arr
     """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
     dtype = jnp.finfo(xi.dtype).dtype
     scale = scale.astype(dtype)
-    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype)))
+    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype))).astype(xi.dtype)
     noisy = (jnp.asarray(u, xi.dtype) + size * xi).astype(jnp.result_type(u))
     return jnp.where(jnp.logical_and(where, size != 0), noisy, u)
 
 
 def _wide_scalar(x: Any) -> jax.Array:
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.result_type(float)))
+    return jnp.asarray(x, np.promote_types(jnp.result_type(x), jnp.result_type(float)))
 
 
-def _one(updates: Any, explicit: Any) -> Any:
-    del explicit
+def _one(updates: Any, explicit: Any, scaled: bool) -> Any:
+    del explicit, scaled
     return jax.tree.map(lambda u: 1.0, updates)
 
 
-def _published(updates: Any, explicit: Any) -> Any:
+def _published(updates: Any, explicit: Any, scaled: bool) -> Any:
     """The P of the updates: the one handed in, or else the one they carry."""
     if explicit is not None:
         # masked and partition hide leaves of the updates, not of the extra arguments.
@@ -203,7 +209,14 @@ def _published(updates: Any, explicit: Any) -> Any:
         except (ValueError, TypeError):
             p = explicit
         _preconditioning.check_like(p, updates)
+        _preconditioning.check_values(p)
         return p
+    if scaled:
+        raise ValueError(
+            "add_preconditioned_noise(..., after_learning_rate=True) adds to an update that is already scaled, which "
+            "no longer carries its preconditioner: pass preconditioner= to update. Directly after a scaler, before "
+            "scale_by_learning_rate, leave after_learning_rate away."
+        )
     leaves = jax.tree_util.tree_leaves_with_path(updates)
     bare = [
         jax.tree_util.keystr(path) or "(root)" for path, u in leaves if _preconditioning.preconditioner_of(u) is None
@@ -257,7 +270,8 @@ def langevin(
             new_state.append(link_state)
             if link is scaler:
                 published = jax.tree.map(_preconditioning.preconditioner_of, updates)
-        extra_args = {"preconditioner": published, **extra_args}
+        if extra_args.get("preconditioner") is None:
+            extra_args["preconditioner"] = published
         updates, noise_state = noise.update(updates, state[-1], params, **extra_args)
         return updates, (*new_state, noise_state)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from langevin_optax._layer_order import path_names
 
@@ -54,7 +55,9 @@ def layer_mask(
       TypeError: for ``layers`` or ``order`` of another type.
       ValueError: for a fraction outside (0, 1], an int below 1, a string that is no regular expression, an empty
         ``order``; and at the call, with the layers that were found: if nothing is selected, if there are fewer layers
-        than asked for, if the names do not say their order, or if a leaf belongs to no layer of ``order``.
+        than asked for, if the names do not say their order, if a leaf belongs to no layer of
+        ``order``, or if ``order`` names layers that are not there (other than those that ``optax.masked`` or
+        ``optax.partition`` hide).
 
     Example:
       >>> import jax.numpy as jnp
@@ -83,6 +86,7 @@ def layer_mask(
             return params
         paths = _without_collection([path_names(path) for path, _ in leaves], ordered)
         owners = [_owner(path, ordered) for path in paths]
+        _check_that_all_are_there(ordered, owners, params)
         by_name = list(dict.fromkeys(owners)) if callable(layers) or isinstance(layers, (str, re.Pattern)) else None
         names = ordered or by_name or _natural_order(owners)
         shapes: dict[str, list[tuple[int, ...]]] = {}
@@ -169,9 +173,22 @@ def _owner(path: tuple[str, ...], order: list[str] | None) -> str:
     if owner is None:
         raise ValueError(
             f"the parameter {'/'.join(path)!r} belongs to none of the layers of order, {order}. Was the order made "
-            "from another model, or is its layer never called? Then add its path where it belongs."
+            "from another model, or is its layer never called? Then add its path where it belongs. "
+            "To select a few layers keep the order whole, and name them by indices, a predicate or an expression. "
+            "(optax.inject_hyperparams takes functions for schedules: write static_args='mask'.)"
         )
     return owner
+
+
+def _check_that_all_are_there(order: list[str] | None, owners: list[str], params: Any) -> None:
+    """Raise if layers of ``order`` have no leaf, unless masked or partition have hidden leaves."""
+    hidden = jax.tree.leaves(params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
+    absent = [name for name in order or [] if name not in owners]
+    if absent and len(hidden) == len(owners):
+        raise ValueError(
+            f"order names the layers {absent}, which the parameters do not hold; they hold {sorted(set(owners))}. "
+            "Was the order made from another model?"
+        )
 
 
 def _natural_order(owners: list[str]) -> list[str]:

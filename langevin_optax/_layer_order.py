@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
 Path = tuple[str, ...]
 
@@ -134,7 +135,7 @@ def _eval_shape(f: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """``jax.eval_shape`` with the leaves that are no arrays kept as they are."""
     leaves, treedef = jax.tree.flatten((args, kwargs))
     unflatten = functools.partial(jax.tree.unflatten, treedef)
-    abstract = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
+    abstract = [isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)) for leaf in leaves]
 
     def run(arrays):
         rest = iter(arrays)

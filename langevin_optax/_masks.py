@@ -10,12 +10,12 @@ import optax
 from langevin_optax import _checks
 
 
-def resolve(mask: Any, updates: Any) -> Any:
+def resolve(mask: Any, updates: Any, params: Any = None) -> Any:
     """The mask as a tree like the updates, of bools and boolean arrays."""
     leaves = jax.tree.leaves(updates)
     if mask is None or not leaves:  # no leaves: an empty tree, or the placeholder of optax.tree.map_params
         return jax.tree.map(lambda u: True, updates)
-    tree = mask(updates) if is_function(mask) else mask
+    tree = mask(updates if params is None else params) if is_function(mask) else mask
     check_leaves(tree)
     try:
         where = jax.tree.map(lambda m, u: jax.tree.map(lambda _: m, u), tree, updates)

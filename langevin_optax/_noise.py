@@ -57,14 +57,15 @@ def as_sampler(sampler: Sampler) -> Draw:
     )
 
 
-def noise_dtype(path: Any, dtype: Any) -> np.dtype:
+def noise_dtype(path: Any, leaf: Any) -> np.dtype:
     """The dtype in which the noise of a leaf is drawn and added; raises for leaves that cannot carry noise."""
+    dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(
-            f"noise needs real or complex leaves, but the leaf {jax.tree_util.keystr(path) or '(root)'} is {dtype}. "
+            f"noise needs real or complex leaves, but the leaf {_name(path)} is {dtype}. "
             "Leave such leaves out with optax.masked or optax.partition."
         )
-    return jnp.promote_types(dtype, jnp.float32)
+    return np.promote_types(dtype, np.float32)
 
 
 def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, sampler: Sampler = "normal") -> Any:
@@ -88,7 +89,8 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
 
     Raises:
       TypeError: for integer or boolean leaves, or a key that is neither an ``int`` nor a typed key.
-      ValueError: for an unknown sampler, or one that returns another shape or dtype than it was asked for.
+      ValueError: for an unknown sampler, two leaves with one path, or a sampler that returns another shape or dtype
+        than it was asked for.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,9 +110,11 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     draw = as_sampler(sampler)
     key = jax.random.fold_in(_checks.as_key(key), step)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    if len({jax.tree_util.keystr(path) for path, _ in leaves}) < len(leaves):
+        raise ValueError(f"two leaves with one path would get the same noise: {[_name(path) for path, _ in leaves]}.")
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, (path, leaf) in enumerate(leaves):
-        groups[jnp.shape(leaf), noise_dtype(path, jnp.result_type(leaf))].append(i)
+        groups[jnp.shape(leaf), noise_dtype(path, leaf)].append(i)
 
     batched = jax.random.key_impl(key) == "threefry2x32"
     noise: list[Any] = [None] * len(leaves)
@@ -121,6 +125,10 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
         for j, i in enumerate(members):
             noise[i] = drawn[j]
     return jax.tree.unflatten(treedef, noise)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path) or "(root)"
 
 
 def _path_words(path: Any) -> tuple[int, int]:
@@ -134,8 +142,8 @@ def _draw_leaf(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any, w
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return _checked(draw, key, shape, dtype)
     # Circular: real and imaginary part of variance ½ each, whatever the sampler.
-    real, imag = _checked(draw, key, (2, *shape), jnp.finfo(dtype).dtype)
-    return jax.lax.complex(real, imag) * np.sqrt(0.5).astype(real.dtype)
+    parts = _checked(draw, key, (2, *shape), jnp.finfo(dtype).dtype)
+    return jax.lax.complex(*(parts * np.sqrt(0.5).astype(parts.dtype)))
 
 
 def _checked(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

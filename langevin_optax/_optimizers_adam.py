@@ -34,7 +34,7 @@ def adam(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adam`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adam`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, mu_dtype, nesterov: those of ``optax.adam``. The default eps is larger than Optax's 1e-8: a
         coordinate whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the noise
@@ -93,7 +93,7 @@ def adamw(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adamw`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adamw`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, mu_dtype, weight_decay, nesterov: those of ``optax.adamw``. The default eps is larger than
         Optax's 1e-8: a coordinate whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ =
@@ -154,7 +154,7 @@ def nadam(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.nadam`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.nadam`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, mu_dtype, nesterov: those of ``optax.nadam``. The default eps is larger than Optax's 1e-8:
         a coordinate whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the
@@ -207,7 +207,7 @@ def amsgrad(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.amsgrad`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.amsgrad`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu: those of ``optax.amsgrad``. The default
         eps is larger than Optax's 1e-8: a coordinate whose gradient has always been 0 has P = 1/eps, and with eps =

@@ -30,9 +30,10 @@ def sgd(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.sgd`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.sgd`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
-      momentum, nesterov, accumulator_dtype: those of ``optax.sgd``.
+      momentum, nesterov, accumulator_dtype: those of ``optax.sgd``. Momentum β drifts by γ/(1 − β), while the noise is
+        that of γ: for small γ the temperature is :math:`\tau = (1-\beta)\sigma^2/2`.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
 
@@ -88,11 +89,12 @@ def rmsprop(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.rmsprop`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.rmsprop`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       decay, eps, initial_scale, eps_in_sqrt, centered, momentum, nesterov, bias_correction: those of ``optax.rmsprop``.
-        With momentum the noise joins the parameters, not the momentum. The default eps is larger than Optax's 1e-8: a
-        coordinate whose gradient has always been 0 has P = 1/√eps, or 1/eps outside the root.
+        With momentum β the noise joins the parameters, not the momentum, and the temperature falls by the factor 1 − β.
+        The default eps is larger than Optax's 1e-8: a coordinate whose gradient has always been 0 has P = 1/√eps, or
+        1/eps outside the root.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
 
@@ -144,7 +146,7 @@ def adagrad(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adagrad`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adagrad`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       initial_accumulator_value, eps: those of ``optax.adagrad``. A coordinate whose gradient has always been 0
         has P = 1/√0.1 = 3.2 whatever eps is, so eps has Optax's default.
@@ -191,7 +193,7 @@ def adadelta(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adadelta`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adadelta`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       rho, eps, weight_decay, weight_decay_mask: those of ``optax.adadelta``. A coordinate whose gradient has always
         been 0 has P = 1 whatever eps is, so eps has Optax's default.

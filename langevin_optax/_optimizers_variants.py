@@ -29,7 +29,7 @@ def adamax(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adamax`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adamax`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps: those of ``optax.adamax``. The default eps is larger than Optax's 1e-8: a coordinate
         whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the noise moves it by
@@ -78,11 +78,11 @@ def adabelief(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.adabelief`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.adabelief`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, nesterov: those of ``optax.adabelief``. The default eps is larger than Optax's 1e-16: a
-        coordinate whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the noise
-        moves it by 0.3 at every step.
+        coordinate whose gradient has always been 0 has :math:`P = 1/(\sqrt{\epsilon_{root}/(1-\beta_2)} + \epsilon)`,
+        8e5 with the defaults, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the noise would move it by 0.06 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
 
@@ -132,9 +132,9 @@ def yogi(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.yogi`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.yogi`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
-      b1, b2, eps: those of ``optax.yogi``. A coordinate whose gradient has always been 0 has P ≤ 1/eps = 1000,
+      b1, b2, eps: those of ``optax.yogi``. A coordinate whose gradient has always been 0 has P ≤ 500,
         so eps has Optax's default.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
@@ -182,7 +182,7 @@ def radam(
 
     Args:
       learning_rate: :math:`\gamma`, a scalar, an array or an Optax schedule.
-      sigma: :math:`\sigma`, likewise; 0 is ``optax.radam`` bit for bit (with the same arguments).
+      sigma: :math:`\sigma`, likewise; a static 0 is ``optax.radam`` bit for bit (with the same arguments).
       key: an ``int`` or a ``jax.random.key``.
       b1, b2, eps, eps_root, threshold, nesterov: those of ``optax.radam``. The default eps is larger than Optax's 1e-8:
         a coordinate whose gradient has always been 0 has P = 1/eps, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -155,10 +156,17 @@ def check_like(preconditioner: Any, updates: Any) -> None:
             raise TypeError(f"the preconditioner of {where} must be real, got {jnp.result_type(p)}.")
 
 
+def check_values(preconditioner: Any) -> None:
+    """Raise for a negative P or NaN, where the values are known: outside of jit."""
+    for path, p in jax.tree_util.tree_leaves_with_path(preconditioner):
+        if not isinstance(p, jax.core.Tracer) and not np.all(np.asarray(p, np.float64) >= 0):
+            raise ValueError(f"preconditioner must be ≥ 0, got {p} at {jax.tree_util.keystr(path) or '(root)'}.")
+
+
 def wide(x: Any) -> jax.Array:
     """Statistics in float32 at least, and real: optax keeps ν of complex gradients in a complex array."""
     x = jnp.real(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def inverse_root(nu: Any, eps: ArrayLike, eps_root: ArrayLike) -> Any:

@@ -43,6 +43,7 @@ def trace(
 
     Returns:
       A gradient transformation with the state of ``optax.trace``. After a scaler that publishes a P it hands on that P.
+      It drifts by γ/(1 − decay): for small γ the temperature is :math:`\tau = (1 - decay)\sigma^2/2`.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -129,3 +129,25 @@ def test_schedule():
         lgv.inverse_sqrt_log_schedule(-1, 0.1)
     with pytest.raises(ValueError, match="decay_rate must be finite, got nan"):
         lgv.inverse_sqrt_log_schedule(1.0, float("nan"))
+
+
+def test_two_leaves_with_one_path():
+    class Twins:
+        def __init__(self, a, b):
+            self.a, self.b = a, b
+
+    key = jax.tree_util.GetAttrKey("w")
+    jax.tree_util.register_pytree_with_keys(
+        Twins, lambda t: (((key, t.a), (key, t.b)), None), lambda _, children: Twins(*children)
+    )
+    with pytest.raises(ValueError, match=r"two leaves with one path would get the same noise: \['.w', '.w'\]"):
+        lgv.noise_like(0, 0, Twins(jnp.ones(2), jnp.ones(2)))
+
+
+def test_inject_hyperparams_takes_a_mask_for_a_schedule():
+    mask = lgv.layer_mask(1, ["a", "b"])
+    params = {"a": {"w": jnp.ones(2)}, "b": {"w": jnp.ones(2)}}
+    with pytest.raises(ValueError, match="static_args='mask'"):
+        optax.inject_hyperparams(lgv.adam)(1e-3, 1e-3, 0, mask=mask).init(params)
+    tx = optax.inject_hyperparams(lgv.adam, static_args=("mask", "sampler", "key"))(1e-3, 1e-3, 0, mask=mask)
+    tx.update(params, tx.init(params), params)

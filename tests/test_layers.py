@@ -1215,3 +1215,23 @@ def test_order_as_a_string_and_a_broken_regular_expression_raise_at_construction
         lgv.layer_mask(1, "Dense_0")
     with pytest.raises(ValueError, match=r"layers='\(' is no regular expression"):
         lgv.layer_mask("(")
+
+
+def test_an_order_with_layers_that_are_not_there_raises():
+    params = {f"Dense_{i}": {"kernel": jnp.ones((2, 2))} for i in range(10)}
+    with pytest.raises(ValueError, match=r"order names the layers \['Dense_10', .*which the parameters do not hold"):
+        lgv.layer_mask(0.1, [f"Dense_{i}" for i in range(100)])(params)
+    hidden = {**params, "Dense_10": optax.MaskedNode()}
+    mask = lgv.layer_mask(2, [f"Dense_{i}" for i in range(11)])(hidden)
+    assert [name for name in params if mask[name]["kernel"]] == ["Dense_0", "Dense_1"]
+
+
+def test_numpy_scalars_are_static_arguments():
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x, train, times):
+            for _ in range(times):
+                x = nn.Dense(2)(x)
+            return x if train else -x
+
+    assert lgv.layer_order(Model(), jnp.ones((1, 2)), np.bool_(True), np.int64(2)) == ["Dense_0", "Dense_1"]

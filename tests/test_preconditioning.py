@@ -350,3 +350,32 @@ def test_checks_of_a_preconditioner_of_ones_own():
     noise = lgv.add_preconditioned_noise(GAMMA, SIGMA, 0)
     with pytest.raises(ValueError, match="must be a tree like the updates"):
         noise.update(params, noise.init(params), params, preconditioner={"a": 1.0})
+
+
+def test_after_the_learning_rate_takes_no_mark():
+    """A live mark says that the update is not scaled yet: σ√(γP) ξ would come out scaled by γ once more."""
+    params = params_like()
+    tx = optax.chain(
+        lgv.scale_by_adam(),
+        lgv.add_preconditioned_noise(GAMMA, SIGMA, 0, after_learning_rate=True),
+        optax.scale_by_learning_rate(GAMMA),
+    )
+    with pytest.raises(ValueError, match=r"already scaled.*pass preconditioner=.*leave after_learning_rate away"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_a_preconditioner_of_none_is_none_given():
+    params = params_like()
+    tx = lgv.adam(GAMMA, SIGMA, 0)
+    chex.assert_trees_all_equal(
+        tx.update(params, tx.init(params), params, preconditioner=None)[0],
+        tx.update(params, tx.init(params), params)[0],
+    )
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan])
+def test_a_known_preconditioner_below_zero_raises(bad):
+    noise = lgv.add_preconditioned_noise(GAMMA, SIGMA, 0)
+    updates = {"w": jnp.ones(3)}
+    with pytest.raises(ValueError, match=r"preconditioner must be ≥ 0, got .* at \['w'\]"):
+        noise.update(updates, noise.init(updates), preconditioner={"w": jnp.array([1.0, bad, 1.0])})

@@ -153,9 +153,11 @@ def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
             epochs = np.arange(1, len(accuracy) + 1)
             axis.plot(epochs, accuracy, color=colour, linewidth=0.7, alpha=0.35)
             axis.plot(epochs, median, line, color=colour, linewidth=2.4, zorder=3, label=r.optimizer)
-        axis.set(title=_layers(depth), xlabel="Epoch", ylabel="Test accuracy", ylim=(0, 1.02))
+        axis.set(title=_layers(depth), xlabel="Epoch", ylim=(0, 1.02))
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Test accuracy")
     for axis in axes.flat[len(depths) :]:
         axis.remove()
     return _finish(figure, "Test accuracy: median (bold) and each seed (thin)", note, path)
@@ -164,17 +166,23 @@ def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
 def _accuracy_against_depth(results: Sequence[Result], note: str, path: Path) -> Path:
     names, depths = _names(results), _depths(results)
     figure, axis = plt.subplots(figsize=(8.5, 5.8))
-    offset = 0.1 * min(np.diff(depths), default=1)
+    offset = 0.06 * min(np.diff(depths), default=1)
     for i, name in enumerate(names):
         colour, line, mark = STYLES[i]
         final = np.array([r.final for r in results if r.optimizer == name])
         places = np.array(depths) + (i - (len(names) - 1) / 2) * offset
         median = np.median(final, axis=1)
-        axis.plot(places, median, line, color=colour, linewidth=2, label=name)
+        axis.plot(depths, median, line, marker=mark, color=colour, linewidth=2, markevery=[], label=name)
         axis.plot(places, median, "_", color=colour, markersize=16, markeredgewidth=2)
         axis.plot(places, final, mark, color=colour, markersize=6, alpha=0.55)
     axis.axhline(TRAINED_ABOVE, color="0.45", linewidth=1, linestyle=":")
-    axis.text(0.01, TRAINED_ABOVE + 0.01, "trained", transform=axis.get_yaxis_transform(), color="0.35")
+    axis.text(
+        0.01,
+        TRAINED_ABOVE + 0.01,
+        f"trained: above {_short(TRAINED_ABOVE)}",
+        transform=axis.get_yaxis_transform(),
+        color="0.35",
+    )
     axis.margins(x=0.05 if len(depths) > 1 else 1)
     axis.set(xlabel="Hidden layers", ylabel="Final test accuracy", xticks=depths, ylim=(0, 1.02))
     axis.grid(alpha=0.3)

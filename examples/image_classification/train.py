@@ -59,9 +59,9 @@ def start(model: Any, optimizer: optax.GradientTransformation, data: Data, seeds
     def one(seed):
         init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 3)
         params = model.init(init_key, data.train_x[:1])
-        opt_state = optimizer.init(params)
-        if optax.tree.get(opt_state, "key") is not None:
-            opt_state = optax.tree.set(opt_state, key=noise_key)
+        opt_state: Any = optimizer.init(params)
+        if isinstance(opt_state[-1], lgv.LangevinState):
+            opt_state = (*opt_state[:-1], opt_state[-1]._replace(key=noise_key))
         return Runs(params, opt_state, batch_key)
 
     return jax.vmap(one)(jnp.arange(seeds))
