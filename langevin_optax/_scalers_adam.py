@@ -34,7 +34,11 @@ def scale_by_adam(
         always been 0 has P = 1/eps.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_adam``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_adam``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_adam`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -69,7 +73,11 @@ def scale_by_amsgrad(
         coordinate whose gradient has always been 0 has P = 1/eps.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_amsgrad``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_amsgrad``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_amsgrad`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -97,7 +105,11 @@ def scale_by_adamax(
       b1, b2, eps: those of ``optax.scale_by_adamax``. A coordinate whose gradient has always been 0 has P = 1/eps.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_adamax``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_adamax``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_adamax`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -134,7 +146,11 @@ def scale_by_belief(
         0 has :math:`P = 1/(\sqrt{\epsilon_{root}/(1-\beta_2)} + \epsilon)`.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_belief``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_belief``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_belief`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -167,7 +183,11 @@ def scale_by_yogi(
         has always been 0 keeps it as :math:`\nu`.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_yogi``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_yogi``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_yogi`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -208,7 +228,11 @@ def scale_by_radam(
         always been 0 has P = r/eps.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_radam``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_radam``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_radam`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax

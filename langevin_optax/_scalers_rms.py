@@ -19,6 +19,9 @@ def identity() -> optax.GradientTransformationExtraArgs:
     Returns:
       A gradient transformation that hands the gradient on. With noise after it this is SGLD.
 
+    Raises:
+      What ``optax.identity`` raises.
+
     Example:
       >>> import jax.numpy as jnp, optax
       >>> import langevin_optax as lgv
@@ -44,6 +47,9 @@ def trace(
     Returns:
       A gradient transformation with the state of ``optax.trace``. After a scaler that publishes a P it hands on that P.
       It drifts by γ/(1 − decay): for small γ the temperature is :math:`\tau = (1 - decay)\sigma^2/2`.
+
+    Raises:
+      What ``optax.trace`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -79,7 +85,11 @@ def scale_by_rms(
         gradient has always been 0 has P = 1/√eps, or 1/eps outside the root.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_rms``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_rms``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_rms`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -121,7 +131,11 @@ def scale_by_stddev(
         gradient has always been 0 has P = 1/√eps, or 1/eps outside the root.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_stddev``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_stddev``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_stddev`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -161,7 +175,11 @@ def scale_by_rss(
         keeps it.
 
     Returns:
-      A gradient transformation with the state of ``optax.scale_by_rss``. P is float32 (float64 for float64 leaves).
+      A gradient transformation with the state of ``optax.scale_by_rss``. P is float32 (float64 for float64
+      leaves), of the shape of its leaf.
+
+    Raises:
+      What ``optax.scale_by_rss`` raises.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -194,7 +212,7 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> optax.Grad
 
     Returns:
       A gradient transformation with the state of ``optax.scale_by_adadelta``. P is float32 (float64 for float64
-      leaves).
+      leaves), of the shape of its leaf.
 
     Raises:
       TypeError: at the update, for complex leaves: Optax's accumulators are then complex, and so is their ratio.

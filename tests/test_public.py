@@ -31,7 +31,7 @@ def test_the_exports():
 def test_every_function_is_documented(name):
     function = getattr(lgv, name)
     doc = inspect.getdoc(function)
-    for section in ("Returns:", "Example:", "References:", ">>> import langevin_optax as lgv"):
+    for section in ("Returns:", "Raises:", "Example:", "References:", ">>> import langevin_optax as lgv"):
         assert section in doc, section
     # Every argument stands in the section of arguments.
     arguments = doc.split("Args:")[-1].split("Returns:")[0]
