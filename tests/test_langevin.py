@@ -88,8 +88,8 @@ def setting(index):
     return scaler, params, history, p
 
 
-def chain(scaler, gamma=GAMMA, sigma=SIGMA, after=False, **kwargs):
-    noise = lgv.add_preconditioned_noise(gamma, sigma, 0, after_learning_rate=after, **kwargs)
+def chain(scaler, gamma=GAMMA, sigma=SIGMA, **kwargs):
+    noise = lgv.add_preconditioned_noise(gamma, sigma, 0, **kwargs)
     return optax.chain(scaler, noise, optax.scale_by_learning_rate(GAMMA))
 
 
@@ -158,7 +158,9 @@ VERSIONS = {
     "no gamma": (chain(lgv.scale_by_adam(eps=1e-4), gamma=1.0), False, True),
     "variance for deviation": (chain(lgv.scale_by_adam(eps=1e-4), sigma=SIGMA**2), False, True),
     "a fifth too much": (chain(lgv.scale_by_adam(eps=1e-4), sigma=SIGMA * 1.2), False, True),
-    "before taken for after": (chain(lgv.scale_by_adam(eps=1e-4), after=True), False, True),
+    # σ√(γP) added before the learning rate, and σ√(P/γ) added after it. (The library itself raises.)
+    "before taken for after": (chain(lgv.scale_by_adam(eps=1e-4), sigma=SIGMA * GAMMA), False, True),
+    "after taken for before": (chain(lgv.scale_by_adam(eps=1e-4), sigma=SIGMA / GAMMA), False, True),
     "a shared key": (adam(with_shared_key(GAMMA, SIGMA)), True, False),
     "a forgotten step": (adam(with_forgotten_step(GAMMA, SIGMA)), True, False),
 }
