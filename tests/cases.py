@@ -147,13 +147,14 @@ def loss(params):
 
 
 def gradients_like(params, steps, scale=0.1):
-    """A list of ``steps`` random gradients."""
-    return [
-        jax.tree.map(
-            lambda p, i=i: scale * jax.random.normal(jax.random.key(100 * i + p.size), p.shape, p.dtype), params
-        )
-        for i in range(1, steps + 1)
-    ]
+    """A list of ``steps`` random gradients, each leaf with its own."""
+    leaves, treedef = jax.tree.flatten(params)
+
+    def gradient(step):
+        keys = jax.random.split(jax.random.key(100 + step), len(leaves))
+        return [scale * jax.random.normal(k, p.shape, p.dtype) for k, p in zip(keys, leaves, strict=True)]
+
+    return [jax.tree.unflatten(treedef, gradient(step)) for step in range(steps)]
 
 
 def bits(tree):
