@@ -1,5 +1,10 @@
-"""Langevin training for JAX: Optax optimisers with noise σ√(γP)ξ, shaped by their own preconditioner P."""
+"""Langevin training for JAX: optimisers with noise σ√(γP)ξ shaped by their preconditioner P, and integrators."""
 
+from langevin_optax._adaptive_langevin import AdaptiveLangevinState as AdaptiveLangevinState
+from langevin_optax._adaptive_langevin import adaptive_langevin as adaptive_langevin
+from langevin_optax._integrators import BaoabState as BaoabState
+from langevin_optax._integrators import baoab as baoab
+from langevin_optax._integrators import overdamped_langevin as overdamped_langevin
 from langevin_optax._langevin import LangevinState as LangevinState
 from langevin_optax._langevin import add_langevin_noise as add_langevin_noise
 from langevin_optax._langevin import add_preconditioned_noise as add_preconditioned_noise
@@ -18,6 +23,11 @@ from langevin_optax._optimizers_rms import adadelta as adadelta
 from langevin_optax._optimizers_rms import adagrad as adagrad
 from langevin_optax._optimizers_rms import rmsprop as rmsprop
 from langevin_optax._optimizers_rms import sgd as sgd
+from langevin_optax._partitioned import adlala as adlala
+from langevin_optax._partitioned import kinetic_temperature as kinetic_temperature
+from langevin_optax._partitioned import lala as lala
+from langevin_optax._partitioned import lol as lol
+from langevin_optax._partitioned import partitioned as partitioned
 from langevin_optax._preconditioning import with_preconditioner as with_preconditioner
 from langevin_optax._scalers_adam import scale_by_adam as scale_by_adam
 from langevin_optax._scalers_adam import scale_by_adamax as scale_by_adamax

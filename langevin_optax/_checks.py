@@ -12,6 +12,15 @@ def check_nonnegative(name: str, value: Any) -> None:
     """Raise unless ``value`` is a schedule, a traced array, or a finite number ≥ 0."""
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
+    check_finite(name, value)
+    if np.any(np.asarray(value, dtype=np.float64) < 0):
+        raise ValueError(f"{name} must be ≥ 0, got {value}.")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a traced array or finite."""
+    if isinstance(value, jax.core.Tracer):
+        return
     if isinstance(value, (str, bytes, bool)) or not isinstance(value, (numbers.Real, np.ndarray, jax.Array)):
         raise TypeError(
             f"{name} must be a number, an array or an Optax schedule, got {value!r} ({type(value).__name__})."
@@ -22,8 +31,21 @@ def check_nonnegative(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be real, got an array of dtype {value.dtype}.")
     if not np.all(np.isfinite(np.asarray(value, dtype=np.float64))):
         raise ValueError(f"{name} must be finite, got {value}.")
-    if np.any(np.asarray(value, dtype=np.float64) < 0):
-        raise ValueError(f"{name} must be ≥ 0, got {value}.")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a schedule, or of shape ()."""
+    if callable(value):
+        return
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be a scalar, got an array of shape {jnp.shape(value)}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """As :func:`check_nonnegative`, and > 0 but for JAX arrays, which may be the zeros of an injected schedule."""
+    check_nonnegative(name, value)
+    if isinstance(value, (numbers.Real, np.ndarray)) and np.any(np.asarray(value) == 0):
+        raise ValueError(f"{name} must be > 0, got {value}.")
 
 
 def as_key(key: Any) -> jax.Array:

@@ -1,0 +1,123 @@
+"""Adaptive Langevin dynamics: a thermostat that finds its friction under gradient noise of unknown size."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from langevin_optax import _checks, _integration
+from langevin_optax._langevin import ScalarOrSchedule
+from langevin_optax._splitting import A, B, C, D, E, mean_square
+
+
+class AdaptiveLangevinState(NamedTuple):
+    """State of :func:`adaptive_langevin`: momenta before the next kick, and the thermostat."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape=(), dtype=jnp.int32
+    key: jax.Array  # shape=(), a typed PRNG key
+    momentum: Any  # like the parameters, float32 at least
+    last_step: jax.Array  # shape=(), the size of the step before, 0 at the start
+    thermostat: jax.Array  # shape=(), ξ, the friction of the next step
+    kinetic: jax.Array  # shape=(), ‖p‖²/N at E, where its mean is τ
+
+
+def adaptive_langevin(
+    step_size: ScalarOrSchedule,
+    temperature: ScalarOrSchedule,
+    sigma: ScalarOrSchedule,
+    coupling: ScalarOrSchedule,
+    key: jax.Array | int,
+    *,
+    initial_thermostat: float | jax.Array = 0.1,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adaptive Langevin dynamics (AdLa, also SGNHT): its friction :math:`\xi` finds the temperature by itself.
+
+    .. math::
+      d\theta = p\,dt, \qquad dp = -\nabla L\,dt - \xi p\,dt + \sigma\,dW, \qquad
+      d\xi = \varepsilon\,(\|p\|^2 - N\tau)\,dt
+
+    .. math::
+      &\text{B}:\ p \leftarrow p - h\,\nabla L(\theta) \qquad\text{(the first time for h/2)} \\
+      &\text{A}:\ \theta \leftarrow \theta + \tfrac h2\,p \qquad
+       \text{C}:\ p \leftarrow e^{-h\xi/2}\,p \qquad
+       \text{D}:\ p \leftarrow p + \sigma\sqrt{h/2}\,R \\
+      &\text{E}:\ \xi \leftarrow \xi + h\,\varepsilon\,(\|p\|^2 - N\tau) \\
+      &\text{D, C, A}: \text{ as before, with the new } \xi \text{ and another } R
+
+    There is one thermostat :math:`\xi` for the whole tree, and N is the number of its entries (those that
+    ``optax.masked`` and ``optax.partition`` leave to it). Gradient noise of any unknown, constant size heats the
+    momenta; :math:`\xi` grows until :math:`\|p\|^2/N` is :math:`\tau` all the same. In balance and without gradient
+    noise :math:`\xi = \sigma^2/2\tau`. Momenta start at 0.
+
+    Args:
+      step_size: h > 0, a scalar or an Optax schedule, read at the count before the step. (If it varies, a kick lasts
+        for half of the step before and half of the step after.)
+      temperature: :math:`\tau \ge 0`, likewise.
+      sigma: :math:`\sigma \ge 0`, the noise that is added, likewise. A static 0 draws nothing (Nosé–Hoover dynamics).
+      coupling: :math:`\varepsilon \ge 0`, the speed of the thermostat, likewise.
+      key: an ``int`` or a ``jax.random.key``.
+      initial_thermostat: :math:`\xi` at the start, any finite number.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs``, whose state is an :class:`AdaptiveLangevinState`. Updates are
+      θ' − θ, with the shapes and dtypes of the gradients; momenta are float32, or float64 for float64 parameters.
+
+    Raises:
+      ValueError: for a step size that is not positive, a negative temperature, sigma or coupling, a state of another
+        integrator.
+      TypeError: for arguments or a key of the wrong type, or leaves that are not real.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import langevin_optax as lgv
+      >>> tx = lgv.adaptive_langevin(0.25, temperature=1e-4, sigma=0.01, coupling=0.1, key=0)
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> state.thermostat.shape
+      ()
+
+    References:
+      Ding et al., `Bayesian sampling using stochastic gradient thermostats
+      <https://papers.nips.cc/paper/5592-bayesian-sampling-using-stochastic-gradient-thermostats>`_, 2014; Leimkuhler
+      and Shang, `Adaptive thermostats for noisy gradient systems <https://arxiv.org/abs/1505.06889>`_, 2016;
+      Leimkuhler, Matthews and Vlaar, `Partitioned integrators for thermodynamic parameterization of neural networks
+      <https://arxiv.org/abs/1908.11843>`_, 2019.
+    """
+    _integration.check_arguments(key, step_size, temperature=temperature, sigma=sigma, coupling=coupling)
+    _checks.check_finite("initial_thermostat", initial_thermostat)
+    _checks.check_scalar("initial_thermostat", initial_thermostat)
+
+    def init_fn(params):
+        zero = jnp.zeros([], jnp.result_type(float))
+        return AdaptiveLangevinState(
+            count=jnp.zeros([], jnp.int32),
+            key=_checks.as_key(key),
+            momentum=_integration.zeros_like(params),
+            last_step=zero,
+            thermostat=jnp.asarray(initial_thermostat, zero.dtype),
+            kinetic=zero,
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+        _integration.check_state(state, AdaptiveLangevinState, "adaptive_langevin", updates)
+        h, tau, sigma_a, epsilon = _integration.read(state.count, step_size, temperature, sigma, coupling)
+        number = 2 * state.count.astype(jnp.uint32)
+        R = _integration.draw(state.key, number, state.momentum, sigma)
+        R2 = _integration.draw(state.key, number + 1, state.momentum, sigma)
+        x, p, xi = _integration.zeros_like(updates), state.momentum, state.thermostat
+
+        p = B(p, updates, (state.last_step + h) / 2)
+        x = A(x, p, h / 2)
+        p = C(p, xi, h / 2)
+        p = D(p, R, sigma_a, h / 2)
+        xi, kinetic = E(xi, p, tau, epsilon, h), mean_square(p)
+        p = D(p, R2, sigma_a, h / 2)
+        p = C(p, xi, h / 2)
+        x = A(x, p, h / 2)
+        return _integration.cast_like(updates, x), AdaptiveLangevinState(
+            _integration.next_count(state.count), state.key, p, h, xi, kinetic
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
