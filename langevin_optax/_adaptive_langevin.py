@@ -89,14 +89,14 @@ def adaptive_langevin(
     _checks.check_scalar("initial_thermostat", initial_thermostat)
 
     def init_fn(params):
-        zero = jnp.zeros([], jnp.result_type(float))
+        dtype = jnp.result_type(float)
         return AdaptiveLangevinState(
             count=jnp.zeros([], jnp.int32),
-            key=_checks.as_key(key),
+            key=_checks.own_key(key),
             momentum=_integration.zeros_like(params),
-            last_step=zero,
-            thermostat=jnp.asarray(initial_thermostat, zero.dtype),
-            kinetic=zero,
+            last_step=jnp.zeros([], dtype),
+            thermostat=jnp.array(initial_thermostat, dtype),
+            kinetic=jnp.zeros([], dtype),
         )
 
     def update_fn(updates, state, params=None, **extra_args):

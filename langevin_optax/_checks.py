@@ -69,6 +69,11 @@ def as_key(key: Any) -> jax.Array:
     raise TypeError(f"key must be an int or a jax.random.key, got {key!r} ({type(key).__name__}).")
 
 
+def own_key(key: Any) -> jax.Array:
+    """A copy for the state: whoever donates the state must not lose the key of another."""
+    return jnp.copy(as_key(key))
+
+
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Whether an array of ``shape`` broadcasts to the shape ``to`` as it stands."""
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))

@@ -75,7 +75,7 @@ def overdamped_langevin(
 
     def init_fn(params):
         _integration.zeros_like(params)  # raises for leaves that cannot carry noise
-        return LangevinState(count=jnp.zeros([], jnp.int32), key=_checks.as_key(key))
+        return LangevinState(count=jnp.zeros([], jnp.int32), key=_checks.own_key(key))
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -146,9 +146,11 @@ def baoab(
     _integration.check_arguments(key, step_size, temperature=temperature, friction=friction)
 
     def init_fn(params):
-        zero = jnp.zeros([], jnp.result_type(float))
         return BaoabState(
-            jnp.zeros([], jnp.int32), _checks.as_key(key), _integration.zeros_like(params), last_step=zero
+            count=jnp.zeros([], jnp.int32),
+            key=_checks.own_key(key),
+            momentum=_integration.zeros_like(params),
+            last_step=jnp.zeros([], jnp.result_type(float)),
         )
 
     def update_fn(updates, state, params=None, **extra_args):

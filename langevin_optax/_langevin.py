@@ -153,7 +153,7 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
     def init_fn(params):
         where = _masks.resolve(mask, params)
         jax.tree_util.tree_map_with_path(lambda path, p, w: w is False or _noise.noise_dtype(path, p), params, where)
-        return LangevinState(count=jnp.zeros([], jnp.int32), key=_checks.as_key(key))
+        return LangevinState(count=jnp.zeros([], jnp.int32), key=_checks.own_key(key))
 
     def update_fn(updates, state, params=None, *, preconditioner=None, **extra_args):
         del extra_args

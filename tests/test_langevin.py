@@ -455,3 +455,13 @@ def test_the_noise_is_differentiable_in_gamma_also_at_zero():
     u = jnp.ones(3)
     slope = jax.grad(lambda gamma: (gamma * tx(gamma).update(u, tx(0.1).init(u))[0]).sum())(0.0)
     assert np.isfinite(slope)
+
+
+def test_donating_a_state_loses_nobody_his_key():
+    """A typed key, given to two noises, is in each state as a copy, so that the whole state can be donated."""
+    key, params = jax.random.key(3), {"w": jnp.ones(3)}
+    tx = optax.chain(*(lgv.add_langevin_noise(0.1, 0.1, key) for _ in range(2)))
+    step = jax.jit(lambda state: tx.update(params, state, params)[1], donate_argnums=0)
+    state = step(tx.init(params))
+    assert state[0].key == state[1].key == key
+    assert step(state)[0].count == 2

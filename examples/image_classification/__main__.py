@@ -1,7 +1,6 @@
 """Adam, Langevin Adam and Layer Langevin Adam on ever deeper networks: ``python -m examples.image_classification``."""
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from examples.image_classification import data, models, report, train
+from examples.presentation import Bar, as_text
 
 # Progress counts layers times epochs, to which time is proportional; compiling takes about as long as this many.
 _COMPILATION = 800
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(textwrap.fill(report.caption(settings, digits), 100), flush=True)
     results = study(digits, settings)
     note, finding = textwrap.fill(report.CELL_NOTE, 100), report.finding(results)
-    print("", report.as_text(report.table(results)), note, finding, sep="\n\n", flush=True)
+    print("", as_text(report.table(results)), note, finding, sep="\n\n", flush=True)
     print("\nWritten:", *report.write(results, settings, digits, output), sep="\n  ")
 
 
@@ -39,7 +38,7 @@ def study(digits: data.Data, settings: train.Settings) -> list[report.Result]:
         return depth, name, train.compile_training(model, tx, digits, settings)
 
     results = []
-    with _Bar(total=sum(_COMPILATION + depth * settings.epochs for depth, *_ in tasks)) as bar:
+    with Bar(total=sum(_COMPILATION + depth * settings.epochs for depth, *_ in tasks)) as bar:
         for depth, name, training in _one_ahead(compiled, tasks):
             bar.set_description_str(f"depth {depth}, {name}", refresh=False)
             bar.update(_COMPILATION)
@@ -60,23 +59,6 @@ def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator
             yield current.result()
             current = following
         yield current.result()
-
-
-class _Bar(tqdm):
-    """Progress; in a log, which has no line to overwrite, now and then a line of its own."""
-
-    def __init__(self, total: int):
-        super().__init__(
-            total=total,
-            desc="compiling",
-            bar_format="{percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left: {desc}",
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-            smoothing=0.02,  # the optimisers differ in speed: judge by the last half minute, not the last second
-        )
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], Any]:
-        return tqdm.status_printer(file) if file.isatty() else lambda line: print(line, file=file, flush=True)
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[train.Settings, Path]:

@@ -1,24 +1,17 @@
 """What the study found: the table, as text, Markdown and CSV, and two pictures."""
 
-import csv
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 
 from examples.image_classification.data import Data
 from examples.image_classification.train import Curves, Settings
+from examples.presentation import FONTS, STYLES, as_markdown, finish, short, write_csv
 
 TRAINED_ABOVE = 0.5
-# Colours of Okabe and Ito, which the colour-blind tell apart; lines and marks differ too.
-STYLES: Any = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"))
-FONTS: Any = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 
 CELL_NOTE = (
     "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final test "
@@ -47,7 +40,7 @@ class Result(NamedTuple):
 
     @property
     def cell(self) -> str:
-        median, worst, best = map(_short, (np.median(self.final), self.final.min(), self.final.max()))
+        median, worst, best = map(short, (np.median(self.final), self.final.min(), self.final.max()))
         return f"{median} ({worst} to {best}) {self.trained.sum()}/{len(self.trained)}"
 
 
@@ -77,28 +70,14 @@ def table(results: Sequence[Result]) -> list[list[str]]:
     return [["Hidden layers", *names], *([str(depth), *(cells[depth, name] for name in names)] for depth in depths)]
 
 
-def as_text(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].rjust(widths[0]), *(c.ljust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    heading, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([heading, "| ---: |" + " :--- |" * (len(rows[0]) - 1), *body])
-
-
 def write(results: Sequence[Result], settings: Settings, data: Data, output: Path) -> list[Path]:
     """Write everything to ``output``; returns the files."""
     note = caption(settings, data)
     with plt.rc_context(FONTS):
         return [
             _write_markdown(results, note, output / "results.md"),
-            _write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
-            _write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
+            write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
+            write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
             _learning_curves(results, note, output / "learning_curves.png"),
             _accuracy_against_depth(results, note, output / "accuracy_against_depth.png"),
         ]
@@ -134,12 +113,6 @@ def _runs(r: Result) -> Iterable[tuple[Any, ...]]:
         yield r.depth, r.optimizer, seed, _figure(final), _figure(best), f"{loss:.6g}", int(trained)
 
 
-def _write_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([heading, *rows])
-    return path
-
-
 def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
     names, depths = _names(results), _depths(results)
     columns = min(2, len(depths))
@@ -160,7 +133,7 @@ def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
         axis.set_ylabel("Test accuracy")
     for axis in axes.flat[len(depths) :]:
         axis.remove()
-    return _finish(figure, "Test accuracy: median (bold) and each seed (thin)", note, path)
+    return finish(figure, "Test accuracy: median (bold) and each seed (thin)", note, path)
 
 
 def _accuracy_against_depth(results: Sequence[Result], note: str, path: Path) -> Path:
@@ -179,29 +152,14 @@ def _accuracy_against_depth(results: Sequence[Result], note: str, path: Path) ->
     axis.text(
         0.01,
         TRAINED_ABOVE + 0.01,
-        f"trained: above {_short(TRAINED_ABOVE)}",
+        f"trained: above {short(TRAINED_ABOVE)}",
         transform=axis.get_yaxis_transform(),
         color="0.35",
     )
     axis.margins(x=0.05 if len(depths) > 1 else 1)
     axis.set(xlabel="Hidden layers", ylabel="Final test accuracy", xticks=depths, ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    return _finish(figure, "Accuracy against depth: median (line) and each seed (mark)", note, path)
-
-
-def _finish(figure: Any, title: str, note: str, path: Path) -> Path:
-    """Title and legend above, the settings below, whatever the size."""
-    width, height = figure.get_size_inches()
-    note = textwrap.fill(note, int(width * 15))
-    figure.text(0.5, 1 - 0.1 / height, title, fontsize=13, ha="center", va="top")
-    lines, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="upper center", ncols=3, frameon=False, bbox_to_anchor=(0.5, 1 - 0.32 / height))
-    figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
-    below = (0.1 + 0.17 * len(note.splitlines())) / height
-    figure.tight_layout(rect=(0, below, 1, 1 - 0.65 / height))
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return finish(figure, "Accuracy against depth: median (line) and each seed (mark)", note, path)
 
 
 def _names(results: Sequence[Result]) -> list[str]:
@@ -214,10 +172,6 @@ def _depths(results: Sequence[Result]) -> list[int]:
 
 def _layers(depth: int) -> str:
     return f"{depth} hidden layer{'s' if depth > 1 else ''}"
-
-
-def _short(accuracy: float) -> str:
-    return f"{accuracy:.3f}".removeprefix("0")
 
 
 def _figure(accuracy: float) -> str:

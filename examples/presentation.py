@@ -1,0 +1,90 @@
+"""What the examples share to show what they did: progress, tables, CSV files, the frame of a picture."""
+
+import csv
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Colours of Okabe and Ito, which the colour-blind tell apart; lines and marks differ too.
+STYLES: Any = (
+    ("#0072B2", "-", "o"),
+    ("#D55E00", "--", "s"),
+    ("#009E73", "-.", "^"),
+    ("#CC79A7", ":", "D"),
+    ("#E69F00", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("#56B4E9", (0, (3, 1)), "P"),
+)
+FONTS: Any = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
+
+
+class Bar(tqdm):
+    """Progress; in a log, which has no line to overwrite, now and then a line of its own."""
+
+    def __init__(self, total: float):
+        super().__init__(
+            total=total,
+            desc="compiling",
+            bar_format="{percentage:3.0f}% |{bar:30}| {elapsed}, {remaining} left: {desc}",
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+            smoothing=0.02,  # the optimisers differ in speed: judge by the last half minute, not the last second
+        )
+
+    @staticmethod
+    def status_printer(file: Any) -> Callable[[str], Any]:
+        return tqdm.status_printer(file) if file.isatty() else lambda line: print(line, file=file, flush=True)
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].rjust(widths[0]), *(c.ljust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    heading, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([heading, "| ---: |" + " :--- |" * (len(rows[0]) - 1), *body])
+
+
+def short(accuracy: float) -> str:
+    """.957, and 1.000."""
+    return f"{accuracy:.3f}".removeprefix("0")
+
+
+def write_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([heading, *rows])
+    return path
+
+
+def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, legend_columns: int = 3) -> Path:
+    """Save, with title and legend above and the settings below, whatever the size."""
+    width, height = figure.get_size_inches()
+    note = textwrap.fill(note, int(width * 15))
+    figure.text(0.5, 1 - 0.1 / height, title, fontsize=13, ha="center", va="top")
+    if legend:
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(
+            lines,
+            names,
+            loc="upper center",
+            ncols=legend_columns,
+            frameon=False,
+            bbox_to_anchor=(0.5, 1 - 0.32 / height),
+        )
+    figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
+    below = (0.1 + 0.17 * len(note.splitlines())) / height
+    figure.tight_layout(rect=(0, below, 1, 1 - (0.65 if legend else 0.4) / height))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
