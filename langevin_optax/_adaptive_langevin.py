@@ -103,7 +103,7 @@ def adaptive_langevin(
         del params, extra_args
         _integration.check_state(state, AdaptiveLangevinState, "adaptive_langevin", updates)
         h, tau, sigma_a, epsilon = _integration.read(state.count, step_size, temperature, sigma, coupling)
-        number = 2 * state.count.astype(jnp.uint32)
+        number = 2 * jnp.asarray(state.count, jnp.uint32)
         R = _integration.draw(state.key, number, state.momentum, sigma)
         R2 = _integration.draw(state.key, number + 1, state.momentum, sigma)
         x, p, xi = _integration.zeros_like(updates), state.momentum, state.thermostat

@@ -12,19 +12,17 @@ def check_nonnegative(name: str, value: Any) -> None:
     """Raise unless ``value`` is a schedule, a traced array, or a finite number ≥ 0."""
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    check_finite(name, value)
+    check_finite(name, value, "a number, an array or an Optax schedule")
     if np.any(np.asarray(value, dtype=np.float64) < 0):
         raise ValueError(f"{name} must be ≥ 0, got {value}.")
 
 
-def check_finite(name: str, value: Any) -> None:
+def check_finite(name: str, value: Any, kinds: str = "a number or an array") -> None:
     """Raise unless ``value`` is a traced array or finite."""
     if isinstance(value, jax.core.Tracer):
         return
     if isinstance(value, (str, bytes, bool)) or not isinstance(value, (numbers.Real, np.ndarray, jax.Array)):
-        raise TypeError(
-            f"{name} must be a number, an array or an Optax schedule, got {value!r} ({type(value).__name__})."
-        )
+        raise TypeError(f"{name} must be {kinds}, got {value!r} ({type(value).__name__}).")
     if isinstance(value, (np.ndarray, jax.Array)) and not (
         jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
     ):
@@ -43,9 +41,9 @@ def check_scalar(name: str, value: Any) -> None:
 
 def check_positive(name: str, value: Any) -> None:
     """As :func:`check_nonnegative`, and > 0 but for JAX arrays, which may be the zeros of an injected schedule."""
-    check_nonnegative(name, value)
-    if isinstance(value, (numbers.Real, np.ndarray)) and np.any(np.asarray(value) == 0):
+    if isinstance(value, (numbers.Real, np.ndarray)) and not isinstance(value, bool) and np.any(np.asarray(value) <= 0):
         raise ValueError(f"{name} must be > 0, got {value}.")
+    check_nonnegative(name, value)
 
 
 def as_key(key: Any) -> jax.Array:

@@ -125,7 +125,7 @@ def _check_layers(layers: Any) -> None:
     elif not (isinstance(layers, (slice, re.Pattern)) or callable(layers)):
         raise TypeError(
             "layers must be an int, a fraction, a slice, a sequence of indices, a predicate on the path or a regular "
-            f"expression, got {layers!r}."
+            f"expression, got {layers!r}. (optax.inject_hyperparams makes numbers arrays: write static_args='layers'.)"
         )
 
 

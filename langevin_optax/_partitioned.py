@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import optax
 
-from langevin_optax import _adaptive_langevin, _integrators
+from langevin_optax import _adaptive_langevin, _integration, _integrators
 from langevin_optax._adaptive_langevin import AdaptiveLangevinState
 from langevin_optax._integrators import BaoabState
 from langevin_optax._langevin import ScalarOrSchedule
@@ -64,7 +64,18 @@ def partitioned(
             )
         return jax.tree.map(lambda m: "first" if m else "rest", selected)
 
-    return optax.partition({"first": first, "rest": rest}, labels)
+    both = optax.partition({"first": first, "rest": rest}, labels)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        if not isinstance(state, optax.transforms.PartitionState):
+            raise ValueError(
+                "a partition needs a state of its own, PartitionState, got "
+                f"{type(state).__name__}. Was the checkpoint written by another integrator, or restored without its "
+                "structure?"
+            )
+        return both.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(both.init, update_fn)
 
 
 def adlala(
@@ -117,6 +128,7 @@ def adlala(
       <https://arxiv.org/abs/1908.11843>`_, 2019.
     """
     tau_2 = temperature if rest_temperature is None else rest_temperature
+    _integration.check_arguments(key, step_size, temperature=temperature, rest_temperature=tau_2)
     return partitioned(
         _adaptive_langevin.adaptive_langevin(step_size, temperature, sigma, coupling, key),
         _integrators.baoab(step_size, tau_2, friction, key),
@@ -169,6 +181,7 @@ def lol(
       <https://arxiv.org/abs/1908.11843>`_, 2019.
     """
     tau_2 = temperature if rest_temperature is None else rest_temperature
+    _integration.check_arguments(key, step_size, temperature=temperature, rest_temperature=tau_2)
     return partitioned(
         _integrators.baoab(step_size, temperature, friction, key),
         _integrators.overdamped_langevin(step_size, tau_2, key),
@@ -222,6 +235,9 @@ def lala(
     """
     tau_2 = temperature if rest_temperature is None else rest_temperature
     gamma_2 = friction if rest_friction is None else rest_friction
+    _integration.check_arguments(
+        key, step_size, temperature=temperature, rest_temperature=tau_2, friction=friction, rest_friction=gamma_2
+    )
     return partitioned(
         _integrators.baoab(step_size, temperature, friction, key),
         _integrators.baoab(step_size, tau_2, gamma_2, key),
@@ -267,13 +283,21 @@ def kinetic_temperature(state: Any) -> Any:
             "kinetic_temperature needs a state with the momenta of one integrator (baoab, adaptive_langevin), or with "
             f"one partition, found {len(found)} in {jax.tree.structure(state)}."
         )
-    if isinstance(found[0], optax.transforms.PartitionState):
-        parts = found[0].inner_states
-        return {label: kinetic_temperature(part) for label, part in parts.items() if _integrators_in(part)}
-    return found[0].kinetic if isinstance(found[0], AdaptiveLangevinState) else mean_square(found[0].momentum)
+    (inner,) = found
+    if isinstance(inner, optax.transforms.PartitionState):
+        return {label: kinetic_temperature(part) for label, part in inner.inner_states.items() if _integrators_in(part)}
+    if isinstance(inner, AdaptiveLangevinState):
+        return jax.tree.leaves(inner.kinetic)[0]  # without the variable that nnx.Optimizer has around it
+    return mean_square(inner.momentum)
 
 
 def _integrators_in(state: Any) -> list[Any]:
+    """The states with momenta, and the partitions that hold any."""
     kinds = (BaoabState, AdaptiveLangevinState, optax.transforms.PartitionState)
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    return [node for node in nodes if isinstance(node, kinds)]
+    return [
+        node
+        for node in nodes
+        if isinstance(node, kinds)
+        and (not isinstance(node, optax.transforms.PartitionState) or _integrators_in(list(node.inner_states.values())))
+    ]

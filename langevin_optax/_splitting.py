@@ -53,14 +53,14 @@ def squared_norm(p: Any) -> jax.Array:
     return sum((jnp.sum(jnp.square(leaf)).astype(float) for leaf in jax.tree.leaves(p)), start=jnp.zeros([]))
 
 
-def degrees_of_freedom(p: Any) -> int:
-    """N, the number of entries of the tree."""
-    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(p))
+def degrees_of_freedom(p: Any) -> float:
+    """N, the number of entries of the tree; beyond int32 in large models."""
+    return float(sum(jnp.size(leaf) for leaf in jax.tree.leaves(p)))
 
 
 def mean_square(p: Any) -> jax.Array:
     """‖p‖²/N, the kinetic temperature."""
-    return squared_norm(p) / max(degrees_of_freedom(p), 1)
+    return squared_norm(p) / max(degrees_of_freedom(p), 1.0)
 
 
 def _each(formula: Callable[..., jax.Array], first: Any, *rest: Any, scalars: tuple[jax.Array, ...]) -> Any:

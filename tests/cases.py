@@ -1,4 +1,4 @@
-"""The tables that the contract tests run over: a new optimiser or scaler joins by one row."""
+"""The tables that the contract tests run over: a new optimiser, integrator or scaler joins by one row."""
 
 from typing import Any, NamedTuple
 
@@ -22,6 +22,9 @@ class Optimizer(NamedTuple):
 
     def langevin(self, learning_rate=1e-2, sigma=1e-2, key=0, **kwargs) -> optax.GradientTransformationExtraArgs:
         return getattr(lgv, self.name)(learning_rate, sigma, key, **self.kwargs, **kwargs)
+
+    def quiet(self) -> optax.GradientTransformationExtraArgs:
+        return self.langevin(sigma=0.0)
 
     def stock(self, learning_rate=1e-2) -> optax.GradientTransformationExtraArgs:
         eps = EPS.get(self.name)
@@ -57,6 +60,70 @@ OPTIMIZERS = [
     Optimizer("adagrad"),
     Optimizer("adadelta", {"weight_decay": 1e-3}),
 ]
+
+
+class Integrator(NamedTuple):
+    """One integrator of the package. ``sizes`` are the arguments that its noise is proportional to.
+
+    ``parts`` are the integrators of its first layers and of the rest, if it has two.
+    """
+
+    name: str
+    kwargs: dict[str, Any] = {}
+    sizes: tuple[str, ...] = ("temperature",)
+    parts: tuple["Integrator", ...] = ()
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *([self.kwargs["scheme"]] if "scheme" in self.kwargs else [])])
+
+    def arguments(self, step_size=0.1, temperature=0.1, key=0, **kwargs) -> dict[str, Any]:
+        return {"step_size": step_size, "temperature": temperature, "key": key, **self.kwargs, **kwargs}
+
+    def langevin(self, *args, **kwargs) -> optax.GradientTransformationExtraArgs:
+        return getattr(lgv, self.name)(**self.arguments(*args, **kwargs))
+
+    def quiet(self) -> optax.GradientTransformationExtraArgs:
+        return self.langevin(**dict.fromkeys(self.sizes, 0.0))
+
+    def called_in(self, order) -> dict[str, Any]:
+        """The arguments that make the first layer of ``order`` the first part."""
+        return {"layers": 1, "order": order} if self.parts else {}
+
+
+EULER = Integrator("overdamped_langevin")
+BAOAB = Integrator("baoab", {"friction": 1.0})
+ADLA = Integrator("adaptive_langevin", {"sigma": 1.0, "coupling": 0.1}, sizes=("sigma",))
+# The first layer of `params_like`.
+FIRST = {"layers": "Dense_0"}
+
+INTEGRATORS = [
+    EULER,
+    Integrator("overdamped_langevin", {"scheme": "leimkuhler_matthews"}),
+    BAOAB,
+    ADLA,
+    Integrator("adlala", {**ADLA.kwargs, **BAOAB.kwargs, **FIRST}, ("temperature", "sigma"), (ADLA, BAOAB)),
+    Integrator("lol", {**BAOAB.kwargs, **FIRST}, parts=(BAOAB, EULER)),
+    Integrator("lala", {**BAOAB.kwargs, **FIRST}, parts=(BAOAB, BAOAB)),
+]
+
+# What is saved in one process and resumed in another, each with a kind of key.
+RESUMED = [
+    ("adam", "int"),
+    ("rmsprop", "threefry2x32"),
+    ("sgd", "rbg"),
+    ("overdamped_langevin-leimkuhler_matthews", "int"),
+    ("baoab", "threefry2x32"),
+    ("adaptive_langevin", "int"),
+    ("adlala", "rbg"),
+]
+
+
+def resumed(name, impl) -> optax.GradientTransformationExtraArgs:
+    """One of `RESUMED`, all of whose schedules change in every step."""
+    (row,) = [row for row in (*OPTIMIZERS, *INTEGRATORS) if row.id == name]
+    key = 5 if impl == "int" else jax.random.key(5, impl=impl)
+    return row.langevin(optax.linear_schedule(1e-2, 0.0, 20), optax.linear_schedule(1e-1, 0.0, 20), key)
 
 
 class Scaler(NamedTuple):

@@ -1,4 +1,6 @@
-"""One contract for every optimiser of the package: whatever Optax, JAX and Flax do to an optimiser works."""
+"""One contract for every optimiser and integrator: whatever Optax, JAX and Flax do to an optimiser works."""
+
+import inspect
 
 import chex
 import flax.linen as nn
@@ -11,9 +13,11 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import langevin_optax as lgv
-from tests.cases import OPTIMIZERS, bits, loss, params_like, run
+from tests.cases import ADLA, BAOAB, INTEGRATORS, OPTIMIZERS, bits, loss, params_like, run
 
+every_row = pytest.mark.parametrize("row", OPTIMIZERS + INTEGRATORS, ids=lambda row: row.id)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.id)
+every_integrator = pytest.mark.parametrize("integrator", INTEGRATORS, ids=lambda i: i.id)
 GRADIENTS = jax.grad(loss)(params_like())
 
 
@@ -24,17 +28,23 @@ def one_step(tx, params=None, gradients=None, state=None, **extra_args):
     return tx.update(gradients, state, params, **extra_args)
 
 
-def noise_state(state):
-    return next(s for s in jax.tree.leaves(state, is_leaf=is_noise) if is_noise(s))
+def noise_states(state):
+    return [s for s in jax.tree.leaves(state, is_leaf=is_noise) if is_noise(s)]
 
 
 def is_noise(x):
-    return isinstance(x, lgv.LangevinState)
+    return isinstance(x, (lgv.LangevinState, lgv.BaoabState, lgv.AdaptiveLangevinState))
 
 
-@every_optimizer
-def test_jit_extra_args_and_no_second_compilation(optimizer):
-    params, tx = params_like(), optimizer.langevin()
+def count(state):
+    """The count of the noise, which all parts of a partition share."""
+    (number,) = {int(s.count) for s in noise_states(state)}
+    return number
+
+
+@every_row
+def test_jit_extra_args_and_no_second_compilation(row):
+    params, tx = params_like(), row.langevin()
     traces = []
 
     @jax.jit
@@ -53,17 +63,18 @@ def test_jit_extra_args_and_no_second_compilation(optimizer):
     chex.assert_trees_all_close(first, plain, rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
-def test_scan_equals_a_loop(optimizer):
-    params, tx = params_like(), optimizer.langevin()
+@every_row
+def test_scan_equals_a_loop(row):
+    params, tx = params_like(), row.langevin()
     scanned = run(tx, params, 3)
     looped = (params, tx.init(params))
     step = jax.jit(lambda params, state: run(tx, params, 1, state))
     for _ in range(3):
         looped = step(*looped)
     chex.assert_trees_all_close(scanned[0], looped[0], rtol=1e-5, atol=1e-6)
-    assert bits(scanned[1][-1]) == bits(looped[1][-1])
-    assert int(noise_state(scanned[1]).count) == 3
+    for a, b in zip(noise_states(scanned[1]), noise_states(looped[1]), strict=True):
+        assert bits((a.count, a.key)) == bits((b.count, b.key))
+    assert count(scanned[1]) == 3
 
 
 @every_optimizer
@@ -93,63 +104,100 @@ def test_inject_hyperparams(optimizer):
         chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
-def test_multi_steps_draws_one_noise_a_step(optimizer):
-    params, tx = params_like(), optax.MultiSteps(optimizer.langevin(), 3)
+@every_integrator
+def test_inject_hyperparams_into_integrators(integrator):
+    params, factory = params_like(), getattr(lgv, integrator.name)
+    static = {"scheme", "layers", "order"} & set(inspect.signature(factory).parameters)
+    arguments = integrator.arguments(**integrator.called_in(["Dense_0", "Dense_1", ""]))
+    expected, _ = one_step(integrator.langevin(key=5))
+    for key in (5, jax.random.key(5)):
+        tx = optax.inject_hyperparams(factory, static_args=tuple(static))(**{**arguments, "key": key})
+        update = jax.jit(tx.update)
+        updates, state = update(GRADIENTS, tx.init(params), params)
+        assert set(state.hyperparams) >= {*arguments} - static
+        chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+    # Changed in mid-run: with a noise of size 0 it goes on without noise, with h = 0 it stands still.
+    quiet = optax.tree.set(state, **dict.fromkeys(integrator.sizes, jnp.zeros([])))
+    expected, _ = one_step(integrator.quiet(), params, state=state.inner_state)
+    chex.assert_trees_all_close(update(GRADIENTS, quiet, params)[0], expected, rtol=1e-5, atol=1e-6)
+    updates, _ = update(GRADIENTS, optax.tree.set(state, step_size=jnp.zeros([])), params)
+    assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
+    # Injected schedules are the schedules.
+    schedules = optax.linear_schedule(0.1, 0.0, 5), optax.linear_schedule(0.0, 0.1, 5), 5
+    tx = optax.inject_hyperparams(factory, static_args=tuple(static))(**integrator.arguments(*schedules))
+    direct = integrator.langevin(*schedules)
+    state, direct_state = tx.init(params), direct.init(params)
+    for _ in range(2):
+        (updates, state), (expected, direct_state) = one_step(tx, state=state), one_step(direct, state=direct_state)
+        chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_row
+def test_multi_steps_draws_one_noise_a_step(row):
+    params, tx = params_like(), optax.MultiSteps(row.langevin(), 3)
     state, update = tx.init(params), jax.jit(tx.update)
     for i in range(3):
         updates, state = update(GRADIENTS, state, params)
-        assert int(noise_state(state).count) == (i == 2)
+        assert count(state) == (i == 2)
         assert all(np.all(u == 0) for u in jax.tree.leaves(updates)) is (i < 2)
-    chex.assert_trees_all_close(updates, one_step(optimizer.langevin(), params)[0], rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(updates, one_step(row.langevin(), params)[0], rtol=1e-4, atol=1e-6)
 
 
-@every_optimizer
-def test_masked_partition_and_named_chain(optimizer):
-    params, tx = params_like(), optimizer.langevin()
+@every_row
+def test_masked_partition_and_named_chain(row):
+    params, tx = params_like(), row.langevin()
     labels = {"Dense_0": "noisy", "Dense_1": "frozen", "scale": "noisy"}
-    alone, _ = one_step(tx)
+    whole, _ = one_step(tx)
+    alone, _ = one_step(tx, *[{name: tree[name] for name in ("Dense_0", "scale")} for tree in (params, GRADIENTS)])
+    # Freezing a layer changes nothing of the others, unless they share a thermostat with it.
+    assert (bits(alone) == bits({name: whole[name] for name in alone})) is (row != ADLA)
     masked, _ = one_step(optax.masked(tx, jax.tree.map(lambda label: label == "noisy", labels)))
     split, state = one_step(optax.partition({"noisy": tx, "frozen": optax.set_to_zero()}, labels))
     named, _ = one_step(optax.named_chain(("clip", optax.clip(1e9)), ("langevin", tx)))
-    assert bits(named) == bits(alone)
+    assert bits(named) == bits(whole)
     for name, label in labels.items():
         kept = alone if label == "noisy" else GRADIENTS
         assert bits(masked[name]) == bits(kept[name])
         zero = jax.tree.map(jnp.zeros_like, params[name])
         assert bits(split[name]) == bits(alone[name] if label == "noisy" else zero)
-    assert int(noise_state(state).count) == 1
+    assert count(state) == 1
 
 
-@every_optimizer
-def test_apply_if_finite_skips_the_step_and_its_noise(optimizer):
-    params, tx = params_like(), optax.apply_if_finite(optimizer.langevin(), 3)
+@every_row
+def test_apply_if_finite_skips_the_step_and_its_noise(row):
+    params, tx = params_like(), optax.apply_if_finite(row.langevin(), 3)
     update = jax.jit(tx.update)
     updates, state = update(jax.tree.map(lambda g: g * jnp.nan, GRADIENTS), tx.init(params), params)
     assert all(np.all(u == 0) for u in jax.tree.leaves(updates))
-    assert int(noise_state(state).count) == 0
+    assert count(state) == 0
     updates, state = update(GRADIENTS, state, params)
-    chex.assert_trees_all_close(updates, one_step(optimizer.langevin())[0], rtol=1e-5, atol=1e-6)
-    assert int(noise_state(state).count) == 1
+    chex.assert_trees_all_close(updates, one_step(row.langevin())[0], rtol=1e-5, atol=1e-6)
+    assert count(state) == 1
 
 
-@every_optimizer
-def test_conditionally_transform(optimizer):
-    params, tx = params_like(), optax.conditionally_transform(optimizer.langevin(), lambda step: step % 2 == 1)
+@every_row
+def test_conditionally_transform(row):
+    params, tx = params_like(), optax.conditionally_transform(row.langevin(), lambda step: step % 2 == 1)
     update = jax.jit(tx.update)
     updates, state = update(GRADIENTS, tx.init(params), params)
     assert bits(updates) == bits(GRADIENTS)
     updates, state = update(GRADIENTS, state, params)
-    chex.assert_trees_all_close(updates, one_step(optimizer.langevin())[0], rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(updates, one_step(row.langevin())[0], rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_dtypes_are_kept_and_stable_under_cond(optimizer, dtype):
+@pytest.mark.parametrize(
+    ("row", "dtype"),
+    [
+        *[(row, dtype) for row in OPTIMIZERS for dtype in ("bfloat16", "float16", "float32", "float64")],
+        *[(row, dtype) for row in INTEGRATORS for dtype in ("bfloat16", "float64")],  # the others: see below
+    ],
+    ids=lambda value: getattr(value, "id", value),
+)
+def test_dtypes_are_kept_and_stable_under_cond(row, dtype):
     with jax.enable_x64(dtype == "float64"):
         params = params_like(jnp.dtype(dtype))
         gradients = jax.tree.map(lambda p: 0.1 * p, params)
-        tx = optimizer.langevin(1e-2, 1e-2, 0)
+        tx = row.langevin()
         state = tx.init(params)
 
         def step(params, state):
@@ -160,13 +208,60 @@ def test_dtypes_are_kept_and_stable_under_cond(optimizer, dtype):
         carry, _ = jax.lax.scan(maybe, (params, state), jnp.array([True, False, True]))
         chex.assert_trees_all_equal_shapes_and_dtypes(carry, (params, state))
         assert all(np.all(np.isfinite(np.asarray(p, np.float32))) for p in jax.tree.leaves(carry[0]))
-        quiet = optax.apply_updates(params, optimizer.langevin(1e-2, 0.0, 0).update(gradients, state, params)[0])
+        quiet = optax.apply_updates(params, row.quiet().update(gradients, state, params)[0])
         assert bits(quiet) != bits(step(params, state)[0])
 
 
-@every_optimizer
-def test_chains_with_their_own_keys_under_vmap(optimizer):
-    params, tx = params_like(), optimizer.langevin()
+@every_integrator
+@pytest.mark.parametrize(
+    ("dtype", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_momenta_and_thermostats_are_float32_at_least(integrator, dtype, wide):
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
+        params, tx = params_like(jnp.dtype(dtype)), integrator.langevin(optax.linear_schedule(0.1, 0.0, 5))
+        state = tx.init(params)
+        updates, after = jax.eval_shape(tx.update, params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        floats = [x for x in jax.tree.leaves(after) if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert {x.dtype.name for x in floats} == (set() if integrator.name == "overdamped_langevin" else {wide})
+
+
+@every_integrator
+def test_bfloat16_gradients_of_float32_parameters(integrator):
+    params, tx = params_like(), integrator.langevin()
+    gradients = jax.tree.map(lambda g: g.astype(jnp.bfloat16), GRADIENTS)
+    updates, state = one_step(tx, params, gradients)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, gradients)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, tx.init(params))
+    # The kick sees the rounded gradients, and the update is rounded once.
+    expected, _ = one_step(tx, params, jax.tree.map(lambda g: g.astype(jnp.float32), gradients))
+    assert bits(updates) == bits(jax.tree.map(lambda u: u.astype(jnp.bfloat16), expected))
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(optax.apply_updates(params, updates)))
+
+
+@every_integrator
+def test_more_entries_than_an_int32_counts(integrator):
+    leaf = {"kernel": jax.ShapeDtypeStruct((2**16, 2**16), jnp.bfloat16)}
+    params, tx = {"Dense_0": leaf, "Dense_1": leaf}, integrator.langevin()
+    updates, state = jax.eval_shape(tx.update, params, jax.eval_shape(tx.init, params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    if integrator.name != "overdamped_langevin":
+        jax.eval_shape(lgv.kinetic_temperature, state)
+
+
+@every_integrator
+def test_a_count_set_by_hand(integrator):
+    tx = integrator.langevin()
+    expected, _ = one_step(tx, state=optax.tree.set(tx.init(params_like()), count=jnp.int32(7)))
+    updates, state = one_step(tx, state=optax.tree.set(tx.init(params_like()), count=7))
+    assert bits(updates) == bits(expected)
+    assert count(state) == 8
+
+
+@every_row
+def test_chains_with_their_own_keys_under_vmap(row):
+    params, tx = params_like(), row.langevin()
     keys = jax.random.split(jax.random.key(9), 3)
 
     def chain(key):
@@ -192,9 +287,23 @@ def test_map_params(optimizer):
     assert bits(doubled[:-1]) == bits(optax.tree.map_params(stock, lambda x: x + 1, stock.init(params)))
 
 
-@every_optimizer
-def test_buffer_donation(optimizer):
-    params, tx = jax.tree.map(jnp.copy, params_like()), optimizer.langevin()
+@every_integrator
+def test_map_params_of_integrators(integrator):
+    """The momenta are like the parameters, and nothing else is."""
+    tx = integrator.langevin()
+    state = tx.init(params_like())
+    raised = optax.tree.map_params(tx, lambda x: x + 1, state)
+    assert jax.tree.structure(raised) == jax.tree.structure(state)
+    for before, after in zip(noise_states(state), noise_states(raised), strict=True):
+        for name in before._fields:
+            step = int(name == "momentum")
+            expected = getattr(before, name) if not step else jax.tree.map(lambda p: p + 1, before.momentum)
+            assert bits(getattr(after, name)) == bits(expected)
+
+
+@every_row
+def test_buffer_donation(row):
+    params, tx = jax.tree.map(jnp.copy, params_like()), row.langevin()
 
     def step(params, state):
         updates, state = tx.update(GRADIENTS, state, params)
@@ -205,31 +314,43 @@ def test_buffer_donation(optimizer):
     assert bits(actual) == bits(expected)
 
 
-@every_optimizer
-def test_none_scalar_and_missing_leaves(optimizer):
-    tx = optimizer.langevin()
+@pytest.mark.parametrize("row", [*OPTIMIZERS[:1], *INTEGRATORS], ids=lambda row: row.id)
+def test_buffer_donation_leaves_the_key_to_its_owner(row):
+    """Nor do two leaves of a state share a buffer, where every leaf goes into the program."""
+    key = jax.random.key(3)
+    tx = row.langevin(key=key)
+    step = jax.jit(lambda state, go: jax.lax.cond(go, tx.init, lambda p: state, params_like()), donate_argnums=0)
+    for _ in range(2):
+        step(tx.init(params_like()), False)
+    assert not key.is_deleted()
+
+
+@every_row
+def test_none_scalar_and_missing_leaves(row):
+    tx = row.langevin()
     updates, _ = one_step(tx, {}, {})
     assert updates == {}
-    params = {"none": None, "scalar": jnp.float32(2.0), "empty": jnp.zeros((0, 3)), "nested": {}}
+    layer = {"none": None, "scalar": jnp.float32(2.0), "empty": jnp.zeros((0, 3)), "nested": {}}
+    params = {"Dense_0": layer, "Dense_1": layer}
     updates, _ = one_step(tx, params, params)
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    assert updates["scalar"].shape == ()
-    assert updates["empty"].shape == (0, 3)
-    if optimizer.name not in ("yogi", "adagrad"):  # Optax's take no Python scalars
-        updates, _ = tx.update(0.5, tx.init(0.5), 0.5)
-        assert jnp.shape(updates) == ()
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    assert all(np.all(np.isfinite(u)) for u in jax.tree.leaves(updates))
+    if row.name not in ("yogi", "adagrad"):  # Optax's take no Python scalars
+        scalar = {"Dense_0": {"w": 0.5}, "Dense_1": {"w": 0.5}} if row in INTEGRATORS and row.parts else 0.5
+        updates, _ = tx.update(scalar, tx.init(scalar), scalar)
+        assert all(jnp.shape(u) == () for u in jax.tree.leaves(updates))
 
 
-@every_optimizer
-def test_typed_keys_of_every_kind(optimizer):
+@every_row
+def test_typed_keys_of_every_kind(row):
     params = params_like()
     for impl in ("threefry2x32", "rbg"):
         key = jax.random.key(3, impl=impl)
-        updates, state = one_step(optimizer.langevin(key=key), params)
-        assert state[-1].key == key
+        updates, state = one_step(row.langevin(key=key), params)
+        assert all(s.key == key for s in noise_states(state))
         assert all(np.all(np.isfinite(u)) for u in jax.tree.leaves(updates))
-    assert bits(one_step(optimizer.langevin(key=3))[0]) == bits(one_step(optimizer.langevin(key=jax.random.key(3)))[0])
-    assert bits(one_step(optimizer.langevin(key=3))[0]) != bits(one_step(optimizer.langevin(key=4))[0])
+    assert bits(one_step(row.langevin(key=3))[0]) == bits(one_step(row.langevin(key=jax.random.key(3)))[0])
+    assert bits(one_step(row.langevin(key=3))[0]) != bits(one_step(row.langevin(key=4))[0])
 
 
 class Mlp(nn.Module):
@@ -267,10 +388,94 @@ def test_linen_train_state(optimizer):
         return state.apply_gradients(grads=gradients)
 
     first = step(state)
-    assert int(noise_state(step(first).opt_state).count) == 2
+    assert count(step(first).opt_state) == 2
     quiet = step(TrainState.create(apply_fn=model.apply, params=params, tx=optimizer.stock()))
     chex.assert_trees_all_close(first.params["Dense_0"], quiet.params["Dense_0"], rtol=1e-5, atol=1e-6)
     assert np.all(first.params["Dense_1"]["kernel"] != quiet.params["Dense_1"]["kernel"])
+
+
+def part_by_part(integrator, order, params, gradients):
+    """The first step of each part by itself: of the first layer of ``order``, and of the second."""
+    if not integrator.parts:
+        return one_step(integrator.langevin(), params, gradients)[0]
+    updates = {}
+    for part, layer in zip(integrator.parts, order, strict=True):
+        updates |= one_step(part.langevin(), {layer: params[layer]}, {layer: gradients[layer]})[0]
+    return updates
+
+
+def check_kinetic_temperature(integrator, order, state):
+    """Each part with momenta has its own, of its own layer."""
+    if not integrator.parts:
+        assert integrator.name == "overdamped_langevin" or jnp.shape(lgv.kinetic_temperature(state)) == ()
+        return
+    parts = dict(zip(("first", "rest"), zip(integrator.parts, order, strict=True), strict=True))
+    kinetic = lgv.kinetic_temperature(state)
+    assert list(kinetic) == [label for label, (part, _) in parts.items() if part.name != "overdamped_langevin"]
+    for label, (part, layer) in parts.items():
+        if part == BAOAB:
+            (inner,) = noise_states(state.inner_states[label])
+            momenta = np.concatenate([np.ravel(p) for p in jax.tree.leaves(inner.momentum[layer])])
+            np.testing.assert_allclose(kinetic[label], np.mean(momenta**2), rtol=1e-5)
+
+
+@every_integrator
+def test_linen_train_state_of_integrators(integrator):
+    model = Mlp()
+    params = model.init(jax.random.key(0), X)["params"]
+    order = lgv.layer_order(model, X)
+    assert order == ["Dense_1", "Dense_0"]
+    tx = integrator.langevin(**integrator.called_in(order))
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+    gradient = jax.grad(lambda p: jnp.mean(model.apply({"params": p}, X) ** 2))
+    step = jax.jit(lambda state: state.apply_gradients(grads=gradient(state.params)))
+    first = step(state)
+    expected = optax.apply_updates(params, part_by_part(integrator, order, params, gradient(params)))
+    chex.assert_trees_all_close(first.params, expected, rtol=1e-5, atol=1e-6)
+    second = step(first)
+    assert count(second.opt_state) == 2
+    check_kinetic_temperature(integrator, order, second.opt_state)
+
+
+@every_integrator
+def test_nnx_optimizer_of_integrators(integrator):
+    model = NnxMlp(nnx.Rngs(0))
+    order = lgv.layer_order(model, X)
+    assert order == ["first", "second"]
+    optim = nnx.Optimizer(model, integrator.langevin(**integrator.called_in(order)), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optim):
+        gradients = nnx.grad(lambda m: jnp.mean(m(X) ** 2))(model)
+        optim.update(model, gradients)
+        return gradients
+
+    pure = lambda state: nnx.to_pure_dict(nnx.state(state, nnx.Param))
+    params = pure(model)
+    gradients = nnx.to_pure_dict(step(model, optim))
+    expected = optax.apply_updates(params, part_by_part(integrator, order, params, gradients))
+    chex.assert_trees_all_close(pure(model), expected, rtol=1e-5, atol=1e-6)
+    step(model, optim)
+    state = nnx.as_pure(optim.opt_state)
+    assert count(state) == 2
+    check_kinetic_temperature(integrator, order, state)
+
+
+@pytest.mark.parametrize("integrator", [i for i in INTEGRATORS if i.name != "overdamped_langevin"], ids=lambda i: i.id)
+def test_kinetic_temperature_of_wrapped_states(integrator):
+    """An array, however wrapped the state is."""
+    model, params = NnxMlp(nnx.Rngs(0)), params_like()
+    nnx_tx = integrator.langevin(**integrator.called_in(["first", "second"]))
+    for state in (
+        optax.chain(optax.clip(1.0), integrator.langevin()).init(params),
+        optax.MultiSteps(integrator.langevin(), 2).init(params),
+        TrainState.create(apply_fn=None, params=params, tx=integrator.langevin()),
+        nnx.Optimizer(model, nnx_tx, wrt=nnx.Param).opt_state,
+    ):
+        kinetic = lgv.kinetic_temperature(state)
+        for value in kinetic.values() if integrator.parts else [kinetic]:
+            assert isinstance(value, jax.Array)
+            assert float(value) == 0.0
 
 
 @every_optimizer
@@ -312,3 +517,18 @@ def test_complex_parameters():
         updates, _ = one_step(optimizer.langevin(), params, params)
         assert updates["w"].dtype == jnp.complex64
         assert np.all(np.isfinite(updates["w"])), optimizer.id
+
+
+@every_integrator
+def test_complex_parameters_of_integrators(integrator):
+    params = {name: {"w": jnp.asarray([1 + 2j, 0.5j])} for name in ("Dense_0", "Dense_1")}
+    tx = integrator.langevin()
+    with pytest.raises(TypeError, match=r"Dense_0'\]\['w'\] is complex64.*optax\.contrib\.split_real_and_imaginary"):
+        tx.init(params)
+    tx = integrator.langevin(**integrator.called_in(["Dense_0", "Dense_1"]))
+    quiet = integrator.langevin(**dict.fromkeys(integrator.sizes, 0.0), **integrator.called_in(["Dense_0", "Dense_1"]))
+    noisy, still = (one_step(optax.contrib.split_real_and_imaginary(t), params, params)[0] for t in (tx, quiet))
+    chex.assert_trees_all_equal_shapes_and_dtypes(noisy, params)
+    noise = np.concatenate([noisy[name]["w"] - still[name]["w"] for name in params])
+    # Each real and each imaginary part has a noise of its own.
+    assert len({*noise.real, *noise.imag}) == 8

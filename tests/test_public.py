@@ -10,11 +10,12 @@ import optax
 import pytest
 
 import langevin_optax as lgv
-from tests.cases import EPS, OPTIMIZERS, SCALERS
+from tests.cases import EPS, INTEGRATORS, OPTIMIZERS, SCALERS
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = sorted(name for name in vars(lgv) if not name.startswith("_"))
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(lgv, name))]
+ARGUMENTS = ("step_size", "temperature", "key")
 README = (ROOT / "README.md").read_text()
 
 
@@ -22,6 +23,8 @@ def test_the_exports():
     assert set(PUBLIC) == {
         *("LangevinState", "add_langevin_noise", "add_preconditioned_noise", "with_preconditioner", "noise_like"),
         *("layer_mask", "layer_order", "inverse_sqrt_log_schedule"),
+        *("AdaptiveLangevinState", "BaoabState", "partitioned", "kinetic_temperature"),
+        *{integrator.name for integrator in INTEGRATORS},
         *{optimizer.name for optimizer in OPTIMIZERS},
         *{scaler.name for scaler in SCALERS},
     }
@@ -60,6 +63,36 @@ def test_optimisers_have_the_arguments_of_optax(name):
 def test_scalers_have_the_arguments_of_optax(name):
     ours, stock = (inspect.signature(getattr(package, name)).parameters for package in (lgv, optax))
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [(p.name, p.kind, p.default) for p in stock.values()]
+
+
+# The integrators as they are called, each with its defaults.
+def overdamped_langevin(step_size, temperature, key, *, scheme="euler"): ...
+def baoab(step_size, temperature, friction, key): ...
+def adaptive_langevin(step_size, temperature, sigma, coupling, key, *, initial_thermostat=0.1): ...
+def partitioned(first, rest, layers=1, order=None): ...
+def adlala(step_size, key, *, temperature, sigma, coupling, friction, rest_temperature=None, layers=1, order=None): ...
+def lol(step_size, key, *, temperature, friction, rest_temperature=None, layers=1, order=None): ...
+def lala(step_size, key, *, temperature, friction, rest_temperature=None, rest_friction=None, layers=1, order=None): ...
+def kinetic_temperature(state): ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [overdamped_langevin, baoab, adaptive_langevin, partitioned, adlala, lol, lala, kinetic_temperature],
+    ids=lambda function: function.__name__,
+)
+def test_integrators_have_these_arguments(function):
+    ours, expected = (inspect.signature(f).parameters for f in (getattr(lgv, function.__name__), function))
+    assert [(p.name, p.kind, p.default) for p in ours.values()] == [
+        (p.name, p.kind, p.default) for p in expected.values()
+    ]
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=lambda integrator: integrator.id)
+def test_integrators_are_the_transformations_of_optax(integrator):
+    assert isinstance(integrator.langevin(), optax.GradientTransformationExtraArgs)
+    step_size, temperature, key = (inspect.signature(getattr(lgv, integrator.name)).parameters[p] for p in ARGUMENTS)
+    assert step_size.default == temperature.default == key.default == inspect.Parameter.empty
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S), ids=lambda code: code.split("\n")[0])
