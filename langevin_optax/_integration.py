@@ -41,8 +41,12 @@ def draw(key: jax.Array, number: jax.Array, p: Any, *sizes: Any) -> Any:
 
 
 def read(count: jax.Array, *values: Any) -> list[jax.Array]:
-    """Scalars, and schedules at ``count``, in float32 (float64 under x64)."""
-    return [jnp.asarray(v(count) if callable(v) else v, jnp.result_type(float)) for v in values]
+    """Scalars, and schedules at ``count``, in float32 (float64 under x64).
+
+    A schedule that falls to 0 can round to −1e-8 when it is fused, which has no root.
+    """
+    scalars = (jnp.asarray(v(count) if callable(v) else v, jnp.result_type(float)) for v in values)
+    return [jnp.maximum(scalar, 0) for scalar in scalars]
 
 
 def next_count(count: jax.Array) -> jax.Array:

@@ -165,7 +165,7 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
         if not isinstance(sigma_now, jax.core.Tracer) and np.all(np.asarray(sigma_now) == 0):
             return updates, new_state  # the compiled program is that of the plain optimiser, to the last rounding
 
-        gamma = _wide_scalar(gamma)
+        gamma = jnp.maximum(_wide_scalar(gamma), 0)  # a schedule that falls to 0 can round to −1e-8 when it is fused
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
         root = (
             jnp.sqrt(gamma)

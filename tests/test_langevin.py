@@ -465,3 +465,18 @@ def test_donating_a_state_loses_nobody_his_key():
     state = step(tx.init(params))
     assert state[0].key == state[1].key == key
     assert step(state)[0].count == 2
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("after_learning_rate", [False, True])
+def test_a_learning_rate_that_falls_to_zero_gives_no_nan(after_learning_rate):
+    """1 − n (1/n), fused, is below 0 by a rounding, and has no root."""
+    params = {"w": jnp.ones(3)}
+    for transition_steps in (3, 5, 10):
+        gamma = optax.linear_schedule(0.5, 0.0, transition_steps)
+        tx = lgv.add_langevin_noise(gamma, 0.1, 0, after_learning_rate=after_learning_rate)
+        state = tx.init(params)._replace(count=jnp.int32(transition_steps))
+        updates, _ = jax.jit(tx.update)(params, state, params)
+        assert np.all(np.isfinite(updates["w"])), transition_steps
+        if after_learning_rate:
+            np.testing.assert_allclose(updates["w"], params["w"], atol=1e-4)
