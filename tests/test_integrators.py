@@ -34,9 +34,6 @@ class Estimate(NamedTuple):
         assert self.draws > 50_000
         return (self.mean - exact) / self.error
 
-    def scaled(self, factor):
-        return Estimate(self.mean * factor, self.error * factor, self.draws)
-
 
 def sample(tx, problem, start, observe, **kwargs):
     """Averages of ``observe(theta, state)`` over time, entries and chains with keys of their own, as estimates."""
@@ -174,8 +171,8 @@ def expectations(problem, tau, functions, dimensions=1):
     return {name: (weights * f(*grid)).sum() / weights.sum() for name, f in functions.items()}
 
 
-# Biases are C h² for all three. With C measured at greater step sizes, they are below the standard errors for all
-# moments: the largest by far, that of (xy)² under adaptive Langevin, is nine tenths of one, all others half or less.
+# Biases are C h² for all three. With C measured at greater step sizes, they are below the standard errors of all of the
+# moments (for (xy)² under adaptive Langevin nine tenths of one, for all others half or less).
 SAMPLERS = {
     "baoab": (lambda tau: lgv.baoab(0.05, tau, 1.0, 0), dict(steps=700, burn_in=300)),
     "leimkuhler_matthews": (lambda tau: leimkuhler_matthews(0.02, tau), dict(steps=700, burn_in=300)),
