@@ -24,7 +24,7 @@ from langevin_optax._optimizers_rms import adagrad as adagrad
 from langevin_optax._optimizers_rms import rmsprop as rmsprop
 from langevin_optax._optimizers_rms import sgd as sgd
 from langevin_optax._partitioned import adlala as adlala
-from langevin_optax._partitioned import kinetic_temperature as kinetic_temperature
+from langevin_optax._kinetic_temperature import kinetic_temperature as kinetic_temperature
 from langevin_optax._partitioned import lala as lala
 from langevin_optax._partitioned import lol as lol
 from langevin_optax._partitioned import partitioned as partitioned

@@ -1,17 +1,13 @@
 """Partitioned integrators: one on the first layers, another on the rest."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import optax
 
 from langevin_optax import _adaptive_langevin, _integration, _integrators
-from langevin_optax._adaptive_langevin import AdaptiveLangevinState
-from langevin_optax._integrators import BaoabState
 from langevin_optax._langevin import ScalarOrSchedule
 from langevin_optax._layer_mask import Layers, layer_mask
-from langevin_optax._splitting import mean_square
 
 
 def partitioned(
@@ -244,60 +240,3 @@ def lala(
         layers,
         order,
     )
-
-
-def kinetic_temperature(state: Any) -> Any:
-    r"""The kinetic temperature :math:`\|p\|^2/N`, at the substep where its mean over a long run is :math:`\tau`.
-
-    For :func:`baoab` that is after O (exactly τ on a quadratic, to order h² elsewhere), for :func:`adaptive_langevin`
-    it is at E (exactly τ in balance, whatever the loss and the gradient noise). A single value scatters by
-    :math:`\tau\sqrt{2/N}`: take the mean over many steps.
-
-    Args:
-      state: a state that holds that of one integrator with momenta, however wrapped (``optax.chain``,
-        ``optax.MultiSteps``, ``TrainState``), or that of :func:`partitioned`.
-
-    Returns:
-      A scalar array; for a partition a dict with one for each label whose part has momenta, such as
-      ``{"first": ..., "rest": ...}``. 0 before the first step.
-
-    Raises:
-      ValueError: if there are no momenta in ``state``, or several integrators outside of a partition.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import langevin_optax as lgv
-      >>> tx, params = lgv.baoab(0.1, temperature=1.0, friction=1.0, key=0), jnp.zeros(10_000)
-      >>> state = tx.init(params)
-      >>> for _ in range(50):
-      ...     _, state = tx.update(params, state)
-      >>> print(f"{lgv.kinetic_temperature(state):.1f}")
-      1.0
-
-    References:
-      Leimkuhler and Matthews, *Molecular Dynamics*, 2015, section 7.4.
-    """
-    found = _integrators_in(state)
-    if len(found) != 1:
-        raise ValueError(
-            "kinetic_temperature needs a state with the momenta of one integrator (baoab, adaptive_langevin), or with "
-            f"one partition, found {len(found)} in {jax.tree.structure(state)}."
-        )
-    (inner,) = found
-    if isinstance(inner, optax.transforms.PartitionState):
-        return {label: kinetic_temperature(part) for label, part in inner.inner_states.items() if _integrators_in(part)}
-    if isinstance(inner, AdaptiveLangevinState):
-        return jax.tree.leaves(inner.kinetic)[0]  # without the variable that nnx.Optimizer has around it
-    return mean_square(inner.momentum)
-
-
-def _integrators_in(state: Any) -> list[Any]:
-    """The states with momenta, and the partitions that hold any."""
-    kinds = (BaoabState, AdaptiveLangevinState, optax.transforms.PartitionState)
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    return [
-        node
-        for node in nodes
-        if isinstance(node, kinds)
-        and (not isinstance(node, optax.transforms.PartitionState) or _integrators_in(list(node.inner_states.values())))
-    ]

@@ -86,11 +86,10 @@ def _regions(axis: Any, r: Result) -> None:
     grid = np.stack(np.meshgrid(side, side), axis=-1)
     probability = classifier(r, grid.reshape(-1, 2)).reshape(len(side), len(side))
     shades = LinearSegmentedColormap.from_list("", [CLASSES[1], "white", CLASSES[0]])
-    extent = (-limit, limit, -limit, limit)
-    axis.imshow(probability, origin="lower", extent=extent, cmap=shades, vmin=-0.4, vmax=1.4, interpolation="nearest")
+    axis.contourf(side, side, probability, np.linspace(0, 1, 11), cmap=shades, vmin=-0.4, vmax=1.4)
     for label, colour in ((1, CLASSES[0]), (0, CLASSES[1])):
         axis.plot(*given.train_x[given.train_y == label].T, ".", color=colour, markersize=2)
-    axis.set(xticks=[], yticks=[])
+    axis.set(xticks=[], yticks=[], aspect="equal")
 
 
 def _spread(study: Study, results: Sequence[Result], output: Path) -> Path:
