@@ -5,6 +5,7 @@ from langevin_optax._adaptive_langevin import adaptive_langevin as adaptive_lang
 from langevin_optax._integrators import BaoabState as BaoabState
 from langevin_optax._integrators import baoab as baoab
 from langevin_optax._integrators import overdamped_langevin as overdamped_langevin
+from langevin_optax._kinetic_temperature import kinetic_temperature as kinetic_temperature
 from langevin_optax._langevin import LangevinState as LangevinState
 from langevin_optax._langevin import add_langevin_noise as add_langevin_noise
 from langevin_optax._langevin import add_preconditioned_noise as add_preconditioned_noise
@@ -24,7 +25,6 @@ from langevin_optax._optimizers_rms import adagrad as adagrad
 from langevin_optax._optimizers_rms import rmsprop as rmsprop
 from langevin_optax._optimizers_rms import sgd as sgd
 from langevin_optax._partitioned import adlala as adlala
-from langevin_optax._kinetic_temperature import kinetic_temperature as kinetic_temperature
 from langevin_optax._partitioned import lala as lala
 from langevin_optax._partitioned import lol as lol
 from langevin_optax._partitioned import partitioned as partitioned

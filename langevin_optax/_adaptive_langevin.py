@@ -8,7 +8,7 @@ import optax
 
 from langevin_optax import _checks, _integration
 from langevin_optax._langevin import ScalarOrSchedule
-from langevin_optax._splitting import A, B, C, D, E, mean_square
+from langevin_optax._splitting import A, B, C, D, E, degrees_of_freedom, mean_square
 
 
 class AdaptiveLangevinState(NamedTuple):
@@ -48,12 +48,19 @@ def adaptive_langevin(
     There is one thermostat :math:`\xi` for the whole tree, and N is the number of its entries (those that
     ``optax.masked`` and ``optax.partition`` leave to it). Gradient noise of any unknown, constant size heats the
     momenta; :math:`\xi` grows until :math:`\|p\|^2/N` is :math:`\tau` all the same. In balance and without gradient
-    noise :math:`\xi = \sigma^2/2\tau`. Momenta start at 0.
+    noise :math:`\xi \approx \sigma^2/2\tau`. Momenta start at 0.
+
+    Hazards. (1) The thermostat swings with the frequency :math:`\sqrt{2\varepsilon N\tau}`; a step that does not
+    resolve it freezes the parameters, while :math:`\|p\|^2/N` still reads :math:`\tau`: keep
+    :math:`\varepsilon \le 1/(2N\tau h^2)`. (2) There is no balance unless :math:`\sigma^2 h/2 < \tau`. ``init`` warns
+    of both where the values are known. (3) The momenta are at :math:`\tau`, the positions up to terms of order
+    :math:`(h\xi)^2`: much gradient noise, which asks for :math:`h\xi` of 1 and more, heats the positions all the same.
+    Watch ``state.thermostat``.
 
     Args:
       step_size: h > 0, a scalar or an Optax schedule, read at the count before the step. (If it varies, a kick lasts
-        for half of the step before and half of the step after.)
-      temperature: :math:`\tau \ge 0`, likewise.
+        for half of the step before and half of the step after.) Negative values of a schedule count as 0.
+      temperature: :math:`\tau \ge 0`, likewise. The noise is that of ``sigma``: for none, set that to 0.
       sigma: :math:`\sigma \ge 0`, the noise that is added, likewise. A static 0 draws nothing (Nosé–Hoover dynamics).
       coupling: :math:`\varepsilon \ge 0`, the speed of the thermostat, likewise.
       key: an ``int`` or a ``jax.random.key``.
@@ -65,7 +72,7 @@ def adaptive_langevin(
 
     Raises:
       ValueError: for a step size that is not positive, a negative temperature, sigma or coupling, a state of another
-        integrator.
+        integrator or of parameters of other shapes.
       TypeError: for arguments or a key of the wrong type, or leaves that are not real.
 
     Example:
@@ -89,11 +96,13 @@ def adaptive_langevin(
     _checks.check_scalar("initial_thermostat", initial_thermostat)
 
     def init_fn(params):
+        momentum = _integration.zeros_like(params)
+        _integration.check_thermostat(step_size, temperature, sigma, coupling, degrees_of_freedom(momentum))
         dtype = jnp.result_type(float)
         return AdaptiveLangevinState(
             count=jnp.zeros([], jnp.int32),
             key=_checks.own_key(key),
-            momentum=_integration.zeros_like(params),
+            momentum=momentum,
             last_step=jnp.zeros([], dtype),
             thermostat=jnp.array(initial_thermostat, dtype),
             kinetic=jnp.zeros([], dtype),

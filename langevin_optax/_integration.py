@@ -6,8 +6,13 @@ Hazards, and where they are met:
 2. Two draws in one step must repeat neither each other nor those of another step: adaptive Langevin numbers its noise
    2n and 2n + 1. Leimkuhler–Matthews shares ξ_{n+1} with the next step on purpose.
 3. A thermostat counts the entries that it can see; those that `optax.masked` hides are not its own.
+4. A thermostat of N entries swings with the frequency √(2εNτ), which the step must resolve, and cannot cool what one
+   draw of its own noise heats: `check_thermostat`.
 """
 
+import math
+import numbers
+import warnings
 from typing import Any
 
 import jax
@@ -43,7 +48,7 @@ def draw(key: jax.Array, number: jax.Array, p: Any, *sizes: Any) -> Any:
 def read(count: jax.Array, *values: Any) -> list[jax.Array]:
     """Scalars, and schedules at ``count``, in float32 (float64 under x64).
 
-    A schedule that falls to 0 can round to −1e-8 when it is fused, which has no root.
+    A schedule that falls to 0 can round to −1e-8 when it is fused, which has no root: negative values count as 0.
     """
     scalars = (jnp.asarray(v(count) if callable(v) else v, jnp.result_type(float)) for v in values)
     return [jnp.maximum(scalar, 0) for scalar in scalars]
@@ -72,9 +77,39 @@ def check_state(state: Any, kind: type, integrator: str, updates: Any) -> None:
             f"{integrator} needs a state of its own, {kind.__name__}, got {type(state).__name__}. Was the checkpoint "
             "written by another integrator, or restored without its structure?"
         )
-    structure: Any = jax.tree.structure(getattr(state, "momentum", updates))
+    if not hasattr(state, "momentum"):
+        return
+    structure: Any = jax.tree.structure(state.momentum)
     if structure != jax.tree.structure(updates):
         raise ValueError(
             f"the momenta of {integrator} are like the parameters of init, got\n  {structure}\nfor gradients\n"
             f"  {jax.tree.structure(updates)}."
+        )
+    for (path, u), p in zip(jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(state.momentum), strict=True):
+        if jnp.shape(u) != jnp.shape(p):
+            raise ValueError(
+                f"the momenta of {integrator} are like the parameters of init, got shape {jnp.shape(p)} for a gradient "
+                f"of shape {jnp.shape(u)} at {jax.tree_util.keystr(path) or '(root)'}."
+            )
+
+
+def check_thermostat(step_size: Any, temperature: Any, sigma: Any, coupling: Any, n: float) -> None:
+    """Warn if a thermostat of N entries, all of whose settings are known, does not find its balance."""
+    if not all(isinstance(x, numbers.Real) for x in (step_size, temperature, sigma, coupling)):
+        return
+    h, tau = step_size, temperature
+    least = sigma**2 * h / 2
+    if sigma > 0 and least >= tau:
+        warnings.warn(
+            f"adaptive_langevin with σ²h/2 = {least:.3g} and τ = {tau:.3g} does not sample: one draw heats the momenta "
+            "beyond τ, so that the thermostat grows for ever and freezes the parameters. Choose σ²h/2 well below τ.",
+            stacklevel=4,
+        )
+    stiffness = h * math.sqrt(2 * coupling * n * tau)
+    if stiffness > 1.5:
+        warnings.warn(
+            f"adaptive_langevin with h √(2εNτ) = {stiffness:.3g}, N = {n:.0f} entries, does not sample: the thermostat "
+            "swings faster than the step, and freezes the parameters. Choose a coupling of at most 1/(2Nτh²) = "
+            f"{1 / (2 * n * tau * h**2):.2g}.",
+            stacklevel=4,
         )

@@ -40,10 +40,11 @@ def overdamped_langevin(
 
     The first samples :math:`\exp(-L/\tau)` with an error of order h, on a quadratic of curvature a with variance
     :math:`\tau/(a(1 - ha/2))`; the second with an error of order h², on a quadratic exactly. It draws :math:`\xi_n` a
-    second time instead of keeping it. Both are stable for h a < 2.
+    second time instead of keeping it, and is exact for constant h and :math:`\tau`. Both are stable for h a < 2.
 
     Args:
-      step_size: h > 0, a scalar or an Optax schedule, read at the count before the step.
+      step_size: h > 0, a scalar or an Optax schedule, read at the count before the step. Negative values of a schedule
+        count as 0.
       temperature: :math:`\tau \ge 0`, likewise. A static 0 draws nothing and is gradient descent.
       key: an ``int`` or a ``jax.random.key``.
       scheme: ``"euler"``, which is ``sgd(step_size, sqrt(2 * temperature), key)``, or ``"leimkuhler_matthews"``.
@@ -110,13 +111,13 @@ def baoab(
       &\text{A}:\ \theta \leftarrow \theta + \tfrac h2\,p
 
     It samples :math:`\exp(-L/\tau)` with an error of order h², and is exact on a quadratic of curvature a for every
-    stable step, :math:`h\sqrt a < 2`. Without friction it is leapfrog, without temperature as well as friction > 0 it
-    is gradient descent with heavy-ball momentum, and with infinite friction the Leimkuhler–Matthews scheme of step
-    h²/2. Momenta start at 0.
+    stable step, :math:`h\sqrt a < 2`. Without friction it is leapfrog; without temperature it is
+    ``optax.sgd(h**2 * (1 + c) / 2, momentum=c)``, after a first gradient that counts half; as the friction grows it
+    becomes the Leimkuhler–Matthews scheme of step h²/2. Momenta start at 0.
 
     Args:
       step_size: h > 0, a scalar or an Optax schedule, read at the count before the step. (If it varies, a kick lasts
-        for half of the step before and half of the step after.)
+        for half of the step before and half of the step after.) Negative values of a schedule count as 0.
       temperature: :math:`\tau \ge 0`, likewise. A static 0 draws nothing.
       friction: :math:`\gamma \ge 0`, likewise.
       key: an ``int`` or a ``jax.random.key``.
@@ -127,7 +128,7 @@ def baoab(
 
     Raises:
       ValueError: for a step size that is not positive, a negative temperature or friction, a state of another
-        integrator.
+        integrator or of parameters of other shapes.
       TypeError: for arguments or a key of the wrong type, or leaves that are not real.
 
     Example:

@@ -13,9 +13,10 @@ from langevin_optax._splitting import mean_square
 def kinetic_temperature(state: Any) -> Any:
     r"""The kinetic temperature :math:`\|p\|^2/N`, at the substep where its mean over a long run is :math:`\tau`.
 
-    For :func:`baoab` that is after O (exactly τ on a quadratic, to order h² elsewhere), for :func:`adaptive_langevin`
-    it is at E (exactly τ in balance, whatever the loss and the gradient noise). A single value scatters by
-    :math:`\tau\sqrt{2/N}`: take the mean over many steps.
+    For :func:`baoab` that is after O (with exact gradients: exactly τ on a quadratic, to order h² elsewhere), for
+    :func:`adaptive_langevin` it is at E (exactly τ in balance, with gradient noise too). A single value scatters by
+    :math:`\tau\sqrt{2/N}`: take the mean over many steps. To be at :math:`\tau` is necessary for sampling,
+    not sufficient: see the hazards of :func:`adaptive_langevin`.
 
     Args:
       state: a state that holds that of one integrator with momenta, however wrapped (``optax.chain``,
@@ -23,7 +24,7 @@ def kinetic_temperature(state: Any) -> Any:
 
     Returns:
       A scalar array; for a partition a dict with one for each label whose part has momenta, such as
-      ``{"first": ..., "rest": ...}``. 0 before the first step.
+      ``{"first": ..., "rest": ...}``. 0 before the first step. For several chains, ``jax.vmap`` it.
 
     Raises:
       ValueError: if there are no momenta in ``state``, or several integrators outside of a partition.

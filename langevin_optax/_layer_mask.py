@@ -88,7 +88,7 @@ def layer_mask(
         owners = [_owner(path, ordered) for path in paths]
         _check_that_all_are_there(ordered, owners, params)
         by_name = list(dict.fromkeys(owners)) if callable(layers) or isinstance(layers, (str, re.Pattern)) else None
-        names = ordered or by_name or _natural_order(owners)
+        names = ordered or by_name or _natural_order(_with_hidden(owners, params))
         shapes: dict[str, list[tuple[int, ...]]] = {}
         for owner, (_, leaf) in zip(owners, leaves, strict=True):
             shapes.setdefault(owner, []).append(jnp.shape(leaf))
@@ -180,11 +180,32 @@ def _owner(path: tuple[str, ...], order: list[str] | None) -> str:
     return owner
 
 
+def _with_hidden(owners: list[str], params: Any) -> list[str]:
+    """The layers, with those that masked or partition hide: which one is the first must stay the same.
+
+    A placeholder stands for a leaf, or for a whole layer: then its path is named like the layers.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_hidden)
+    paths = _without_collection([path_names(path) for path, _ in leaves], None)
+    kinds = {_kind(owner) for owner in owners}
+    hidden = [path for path, (_, leaf) in zip(paths, leaves, strict=True) if _is_hidden(leaf)]
+    whole = ["/".join(path) if _kind("/".join(path)) in kinds else _owner(path, None) for path in hidden]
+    return [*owners, *whole]
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _is_hidden(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
 def _check_that_all_are_there(order: list[str] | None, owners: list[str], params: Any) -> None:
     """Raise if layers of ``order`` have no leaf, unless masked or partition have hidden leaves."""
-    hidden = jax.tree.leaves(params, is_leaf=lambda x: x is None or isinstance(x, optax.MaskedNode))
+    everything = jax.tree.leaves(params, is_leaf=_is_hidden)
     absent = [name for name in order or [] if name not in owners]
-    if absent and len(hidden) == len(owners):
+    if absent and len(everything) == len(owners):
         raise ValueError(
             f"order names the layers {absent}, which the parameters do not hold; they hold {sorted(set(owners))}. "
             "Was the order made from another model?"
@@ -193,7 +214,7 @@ def _check_that_all_are_there(order: list[str] | None, owners: list[str], params
 
 def _natural_order(owners: list[str]) -> list[str]:
     names = list(dict.fromkeys(owners))
-    if len({re.sub(r"\d+", "#", name) for name in names}) > 1:
+    if len({_kind(name) for name in names}) > 1:
         raise ValueError(
             f"the names of the layers do not say in which order they are called: {names}. Pass "
             "order=langevin_optax.layer_order(model, *args)."

@@ -56,7 +56,7 @@ def partitioned(
         if jax.tree.leaves(selected) and all(jax.tree.leaves(selected)):
             raise ValueError(
                 f"layers={layers!r} selects all the layers, and leaves none to the rest: use the first part alone, or "
-                "select fewer."
+                "select fewer. (Layers that optax.masked or optax.partition hide do not count.)"
             )
         return jax.tree.map(lambda m: "first" if m else "rest", selected)
 

@@ -241,6 +241,7 @@ def test_bfloat16_gradients_of_float32_parameters(integrator):
 
 
 @every_integrator
+@pytest.mark.filterwarnings("ignore:adaptive_langevin")
 def test_more_entries_than_an_int32_counts(integrator):
     leaf = {"kernel": jax.ShapeDtypeStruct((2**16, 2**16), jnp.bfloat16)}
     params, tx = {"Dense_0": leaf, "Dense_1": leaf}, integrator.langevin()

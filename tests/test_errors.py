@@ -1,6 +1,7 @@
 """Bad input: each error comes as early as it can, and says the rule and what it got."""
 
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -304,3 +305,12 @@ def test_kinetic_temperature_of_two_integrators():
 def test_kinetic_temperature_next_to_a_partition_without_momenta():
     clip = optax.partition({"a": optax.clip(1.0)}, lambda tree: jax.tree.map(lambda _: "a", tree))
     assert float(lgv.kinetic_temperature(optax.chain(clip, BAOAB.langevin()).init(LAYERS))) == 0.0
+
+
+@pytest.mark.parametrize(("before", "now"), [((5,), (3, 5)), ((1,), (5,)), ((2, 3), (3,))])
+def test_momenta_of_another_shape(before, now):
+    """They would broadcast, and give rows of one and the same noise."""
+    for tx in (lgv.baoab(0.1, 1.0, 1.0, 0), lgv.adaptive_langevin(0.1, 1.0, 1.0, 1e-3, 0)):
+        state = tx.init({"w": jnp.ones(before)})
+        with pytest.raises(ValueError, match=re.escape(f"got shape {before} for a gradient of shape {now} at ['w']")):
+            tx.update({"w": jnp.ones(now)}, state)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from scipy.linalg import solve_discrete_lyapunov
+from scipy.optimize import brentq
 
 import langevin_optax as lgv
 from langevin_optax import _adaptive_langevin, _integration, _integrators
@@ -364,17 +365,56 @@ def test_adaptive_langevin_without_coupling_is_langevin_dynamics():
     """Constant friction γ and σ = √(2γτ): temperatures τ up to O(h²), and the exact ones of the linear scheme."""
     h, gamma, a = 0.2, 1.5, 2.0
     sigma = np.sqrt(2 * gamma * TAU)
-    kick, drift = np.array([[1.0, 0.0], [-h * a, 1.0]]), np.array([[1.0, h / 2], [0.0, 1.0]])
-    damp, noise = np.diag([1.0, np.exp(-h * gamma / 2)]), np.diag([0.0, sigma**2 * h / 2])
-    before, after = damp @ drift @ kick, drift @ damp
-    covariance = solve_discrete_lyapunov(after @ before, after @ (2 * noise) @ after.T)
-    position, kinetic = a * covariance[0, 0], (before @ covariance @ before.T + noise)[1, 1]
+    position, kinetic = linear_temperatures(h, gamma, sigma, a)
     assert abs(position / TAU - 1) < h**2
     assert abs(kinetic / TAU - 1) < h**2
     measured = temperatures(adaptive(h, sigma=sigma, coupling=0.0, initial_thermostat=gamma), a)
     assert abs(measured["position"].z(position)) < LIMIT
     assert abs(measured["kinetic"].z(kinetic)) < LIMIT
     assert np.all(free_state(adaptive(coupling=0, initial_thermostat=gamma)).thermostat == np.float32(gamma))
+
+
+def test_adaptive_langevin_is_of_second_order_for_exact_gradients():
+    """The exact position temperature of the linear scheme, with ξ where the kinetic one is τ: its bias falls as h²."""
+
+    def bias(h):
+        xi = brentq(lambda xi: linear_temperatures(h, xi, 1.0, 1.0)[1] - 1.0, 1e-4, 100.0)
+        return linear_temperatures(h, xi, 1.0, 1.0)[0] - 1.0
+
+    biases = [bias(h) for h in (0.4, 0.2, 0.1, 0.05)]
+    np.testing.assert_allclose(np.log2(np.divide(biases[:-1], biases[1:])), 2, atol=0.05)
+
+
+def linear_temperatures(h, xi, sigma, a):
+    """Position and kinetic temperature of the linear scheme of constant ξ on a quadratic of curvature a."""
+    kick, drift = np.array([[1.0, 0.0], [-h * a, 1.0]]), np.array([[1.0, h / 2], [0.0, 1.0]])
+    damp, noise = np.diag([1.0, np.exp(-h * xi / 2)]), np.diag([0.0, sigma**2 * h / 2])
+    before, after = damp @ drift @ kick, drift @ damp
+    covariance = solve_discrete_lyapunov(after @ before, after @ (2 * noise) @ after.T)
+    return a * covariance[0, 0], (before @ covariance @ before.T + noise)[1, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        # h √(2εNτ) = 0.25 √(2 · 0.1 · 400) = 2.24, and 1/(2Nτh²) = 0.02.
+        (dict(temperature=1.0, sigma=0.5, coupling=0.1), r"√\(2εNτ\) = 2\.24, N = 400 entries.* at most .* 0\.02\."),
+        (dict(temperature=1e-4, sigma=0.05, coupling=0.1), r"σ²h/2 = 0\.00031. and τ = 0\.0001 does not sample"),
+        (dict(temperature=0.0, sigma=0.05, coupling=0.1), r"σ²h/2 = 0\.00031. and τ = 0 does not sample"),
+    ],
+)
+def test_thermostats_that_find_no_balance_are_warned_of(settings, message):
+    """And rightly: on a quadratic their positions are nowhere near τ."""
+    params = jnp.zeros(400)
+    tx = lgv.adaptive_langevin(0.25, **settings, key=0)
+    with pytest.warns(UserWarning, match=message):
+        state = tx.init(params)
+    step = lambda carry, _: ((lambda u, s: (carry[0] + u, s))(*tx.update(carry[0], carry[1])), None)
+    theta = jax.jit(lambda carry: jax.lax.scan(step, carry, length=20_000)[0])((params, state))[0]
+    assert jnp.mean(theta**2) < 0.5 * settings["temperature"] or settings["temperature"] == 0
+    scheduled = {name: optax.constant_schedule(value) for name, value in settings.items()}
+    lgv.adaptive_langevin(0.25, **scheduled, key=0).init(params)  # not known: no warning
+    lgv.adaptive_langevin(0.25, 1e-4, 0.01, 0.1, key=0).init(jnp.zeros(10_000))  # within the limits
 
 
 def free_state(tx, steps=3):
@@ -596,6 +636,18 @@ def test_a_kick_of_one_step_alone_is_rejected(monkeypatch):
 
 
 # Temperature 0.
+
+
+def test_baoab_at_temperature_zero_is_sgd_with_momentum():
+    """optax.sgd(h² (1 + c)/2, momentum=c), c = e^(−γh), whose first gradient counts half."""
+    h, friction, params = 0.2, 1.5, params_like()
+    c = np.exp(-friction * h)
+    ours, theirs = lgv.baoab(h, 0.0, friction, 0), optax.sgd(h**2 * (1 + c) / 2, momentum=c)
+    state, their_state = ours.init(params), theirs.init(params)
+    for count, g in enumerate(gradients_like(params, 20)):
+        updates, state = ours.update(g, state)
+        expected, their_state = theirs.update(jax.tree.map(lambda g: g / 2, g) if count == 0 else g, their_state)
+        jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, rtol=1e-4, atol=1e-7), updates, expected)
 
 
 def test_baoab_at_temperature_zero_is_damped_momentum():

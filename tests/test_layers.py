@@ -1235,3 +1235,18 @@ def test_numpy_scalars_are_static_arguments():
             return x if train else -x
 
     assert lgv.layer_order(Model(), jnp.ones((1, 2)), np.bool_(True), np.int64(2)) == ["Dense_0", "Dense_1"]
+
+
+def test_hidden_layers_keep_their_place_without_an_order():
+    """Freezing the first layer does not make the second one the first, with an order or without."""
+    params = {f"Dense_{i}": {"kernel": jnp.ones((2, 2))} for i in range(3)}
+    hidden = {**params, "Dense_0": {"kernel": optax.MaskedNode()}}
+    assert jax.tree.leaves(lgv.layer_mask(2)(hidden)) == [True, False]
+    tx = optax.masked(
+        lgv.lol(0.1, 0, temperature=1.0, friction=1.0), {"Dense_0": False, "Dense_1": True, "Dense_2": True}
+    )
+    for layers in (1, [0]):
+        with pytest.raises(ValueError, match="selects none of the layers"):
+            lgv.layer_mask(layers)(hidden)
+    with pytest.raises(ValueError, match="selects none of the layers"):
+        tx.init(params)

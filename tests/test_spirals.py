@@ -159,13 +159,13 @@ def test_the_studies_end_to_end(tmp_path, monkeypatch):
     names = ["SGD", "AdLaLa"]
     assert rows[0] == ["Task", *names]
     assert rows[2] == ["2-turn spirals, 3 nodes", *(cell("accuracy", name, "") for name in names)]
-    assert ["0.001", *(cell("temperature", name, "0.001") for name in ("LOL", "BAOAB"))] in rows
+    assert ["0.001", *(cell("temperature", name, "temperature=0.001") for name in ("LOL", "BAOAB"))] in rows
     assert [
         "AdLaLa, coupling 0.1",
-        cell("thermostat", "AdLaLa", "0.1 0"),
-        cell("thermostat", "AdLaLa", "0.1 0.1"),
+        cell("thermostat", "AdLaLa", "coupling=0.1 sigma=0"),
+        cell("thermostat", "AdLaLa", "coupling=0.1 sigma=0.1"),
     ] in rows
-    assert ["SGLD", cell("thermostat", "SGLD", "0"), cell("thermostat", "SGLD", "0.1")] in rows
+    assert ["SGLD", *(cell("thermostat", "SGLD", f"sigma={sigma}") for sigma in ("0", "0.1"))] in rows
     assert "  ".join(rows[2]) in stdout.getvalue()
 
     with (output / "curves.csv").open(encoding="utf-8") as file:

@@ -59,26 +59,38 @@ def _parse(argv: Sequence[str] | None) -> tuple[str, list[Study], Path]:
         prog="python -m examples.spirals",
         description="Train perceptrons on generated spirals with SGD, Adam, SGLD, LOL, BAOAB and AdLaLa, and compare "
         "their test accuracy, with the settings of the literature.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--preset",
         choices=("short", "full"),
         default="short",
-        help="short: under two minutes on two cores; full: the networks, lengths and seeds of the literature",
+        help="short (default): under two minutes on two cores; full: the networks, lengths and seeds of the literature",
     )
-    parser.add_argument("--studies", choices=NAMES, nargs="+", default=NAMES, help="which ones to run")
-    parser.add_argument("--output", type=Path, default=Path("results/spirals"), metavar="DIR", help="where files go")
+    parser.add_argument(
+        "--studies",
+        choices=NAMES,
+        nargs="+",
+        metavar="STUDY",
+        help=f"which ones to run, of {', '.join(NAMES)} (default: all of the preset)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/spirals"),
+        metavar="DIR",
+        help="where files go (default: results/spirals)",
+    )
     flags = parser.parse_args(argv)
     try:
         flags.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"argument --output: cannot make the folder {str(flags.output)!r}: {error.strerror}")
     everything = studies(short=flags.preset == "short")
-    absent = [name for name in flags.studies if name not in everything]
-    if flags.studies is not NAMES and absent:
+    names = flags.studies or list(everything)
+    absent = [name for name in names if name not in everything]
+    if absent:
         parser.error(f"argument --studies: {', '.join(absent)} only runs with --preset full")
-    return flags.preset, [study for name, study in everything.items() if name in flags.studies], flags.output
+    return flags.preset, [study for name, study in everything.items() if name in names], flags.output
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the studies found: tables, as text, Markdown and CSV, and pictures."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,25 +89,37 @@ _TABLES: dict[str, Callable[[Study, Sequence[Result]], tuple[list[list[str]], st
     "wide": _by_length,
 }
 
-RUNS = ("study", "shape", "turns", "nodes", "steps", "method", "values", "seed", "final", "best", "final_loss")
-CURVES = ("study", "shape", "turns", "nodes", "method", "values", "step", "mean", "sd", "loss")
+RUNS = (
+    "study",
+    "shape",
+    "turns",
+    "nodes",
+    "batch_size",
+    "steps",
+    "method",
+    "values",
+    "seed",
+    "final",
+    "best",
+    "final_loss",
+)
+CURVES = ("study", "shape", "turns", "nodes", "batch_size", "steps", "method", "values", "step", "mean", "sd", "loss")
 
 
 def _runs(study: str, r: Result) -> Iterable[tuple[Any, ...]]:
-    task = r.task
     for value, accuracies, losses in zip(r.method.values, r.accuracy, r.loss, strict=True):
         for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True)):
-            where = study, task.shape, f"{task.turns:g}", task.nodes, r.steps[-1], r.method.name, _text(value), seed
-            yield *where, f"{accuracy[-1]:.3f}", f"{accuracy.max():.3f}", f"{loss[-1]:.6g}"
+            yield *_where(study, r, value), seed, f"{accuracy[-1]:.3f}", f"{accuracy.max():.3f}", f"{loss[-1]:.6g}"
 
 
 def _curves(study: str, r: Result) -> Iterable[tuple[Any, ...]]:
-    task = r.task
     for value, accuracy, loss in zip(r.method.values, r.accuracy, r.loss, strict=True):
-        where = study, task.shape, f"{task.turns:g}", task.nodes, r.method.name, _text(value)
         for step, *figures in zip(r.steps, accuracy.mean(axis=0), accuracy.std(axis=0), loss.mean(axis=0), strict=True):
-            yield *where, step, *(f"{figure:.6g}" for figure in figures)
+            yield *_where(study, r, value), step, *(f"{figure:.6g}" for figure in figures)
 
 
-def _text(value: Sequence[float]) -> str:
-    return " ".join(f"{x:g}" for x in value)
+def _where(study: str, r: Result, value: Sequence[float]) -> tuple[Any, ...]:
+    task, method = r.task, r.method
+    names = list(inspect.signature(method.make).parameters)[2:]
+    values = " ".join(f"{name}={x:g}" for name, x in zip(names, value, strict=False))
+    return study, task.shape, f"{task.turns:g}", task.nodes, task.batch_size, r.steps[-1], method.name, values
