@@ -6,13 +6,14 @@ Hazards, and where they are met:
    keys of other programs. A leaf's key is folded from a hash of its path (`_path_words`).
 2. Keys by position change when a leaf is added, masked or frozen. Paths do not.
 3. One draw a leaf makes compile time grow with the number of leaves. Leaves of one shape are drawn together
-   (`noise_like`).
+   (`_draw_leaves`), apart from their use (`_apart`), which is the same kernel for all of them (`_rows`).
 4. Only threefry keys give the same values under `vmap` as alone; keys of other implementations are drawn one by one.
 5. bfloat16 noise has 8 bits: draws are float32 at least, and the sum is rounded once by the caller.
 """
 
 import functools
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -21,7 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langevin_optax import _checks
+from langevin_optax import _checks, _threefry
+
+# Entries of a leaf from which on it pays to draw where the noise is used, and not through memory.
+_LARGE = 2**18
 
 Draw: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 Sampler: TypeAlias = Literal["normal", "rademacher"] | Draw
@@ -29,20 +33,46 @@ Sampler: TypeAlias = Literal["normal", "rademacher"] | Draw
 
 def rademacher(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """±1 with probability ½ each, one random bit an entry, 32 entries a word."""
-    sizes = shape or (1,)
-    # Pack along the axis that wastes the fewest bits of its last word.
-    axis = min(range(len(sizes)), key=lambda a: (-(-sizes[a] // 32) / max(sizes[a], 1), -a))
-    words = list(sizes)
-    words[axis] = -(-sizes[axis] // 32)
-    packed = jnp.expand_dims(jax.random.bits(key, tuple(words), jnp.uint32), axis + 1)
-    places = jnp.expand_dims(jnp.arange(32, dtype=jnp.uint32), [a for a in range(packed.ndim) if a != axis + 1])
-    bits = (packed >> places) & 1
-    bits = bits.reshape(*sizes[:axis], 32 * words[axis], *sizes[axis + 1 :])
+    return _unpacked(_words(key, shape), shape, dtype)
+
+
+def _words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A bit for each entry of ``shape``, packed along one of its axes."""
+    words, axis = list(shape or (1,)), _packed_axis(shape)
+    words[axis] = -(-words[axis] // 32)
+    if not _is_threefry(key):
+        return jax.random.bits(key, tuple(words), jnp.uint32)
+    # The 32 entries of a word share it; fused with their use, it would be drawn for each of them.
+    return jax.lax.optimization_barrier(_threefry.random_bits(jax.random.key_data(key), tuple(words)))
+
+
+def _unpacked(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """1 − 2 b for each bit b of ``words`` that has an entry in ``shape``."""
+    sizes, axis = shape or (1,), _packed_axis(shape)
+    places = np.arange(32, dtype=np.uint32).reshape([32 if a == axis + 1 else 1 for a in range(words.ndim + 1)])
+    bits = (jnp.expand_dims(words, axis + 1) >> places) & np.uint32(1)
+    bits = bits.reshape(*sizes[:axis], 32 * words.shape[axis], *sizes[axis + 1 :])
     bits = jax.lax.slice_in_dim(bits, 0, sizes[axis], axis=axis).reshape(shape)
     return 1 - 2 * bits.astype(dtype)
 
 
-_SAMPLERS: dict[str, Draw] = {"normal": jax.random.normal, "rademacher": rademacher}
+def _packed_axis(shape: tuple[int, ...]) -> int:
+    """The axis that wastes the fewest bits of its last word."""
+    sizes = shape or (1,)
+    return min(range(len(sizes)), key=lambda a: (-(-sizes[a] // 32) / max(sizes[a], 1), -a))
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    if _is_threefry(key) and dtype == jnp.float32:
+        return _threefry.normal(_threefry.random_bits(jax.random.key_data(key), shape))
+    return jax.random.normal(key, shape, dtype)
+
+
+def _is_threefry(key: jax.Array) -> bool:
+    return jax.random.key_impl(key) == "threefry2x32"
+
+
+_SAMPLERS: dict[str, Draw] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_sampler(sampler: Sampler) -> Draw:
@@ -108,7 +138,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       section 14.1 (two-point noise).
     """
     draw = as_sampler(sampler)
-    key = jax.random.fold_in(_checks.as_key(key), step)
+    key = _checks.as_key(key)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     if len({jax.tree_util.keystr(path) for path, _ in leaves}) < len(leaves):
         raise ValueError(f"two leaves with one path would get the same noise: {[_name(path) for path, _ in leaves]}.")
@@ -116,14 +146,13 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     for i, (path, leaf) in enumerate(leaves):
         groups[jnp.shape(leaf), noise_dtype(path, leaf)].append(i)
 
-    batched = jax.random.key_impl(key) == "threefry2x32"
+    keys = _leaf_keys(key, step, [path for path, _ in leaves])
     noise: list[Any] = [None] * len(leaves)
     for (shape, dtype), members in groups.items():
-        draw_leaf = functools.partial(_draw_leaf, draw, key, shape, dtype)
-        words = jnp.array([_path_words(leaves[i][0]) for i in members], jnp.uint32)
-        drawn = jax.vmap(draw_leaf)(words) if batched else [draw_leaf(w) for w in words]
-        for j, i in enumerate(members):
-            noise[i] = drawn[j]
+        draw_leaves = _draw_leaves_of_name if draw in (normal, rademacher) else _draw_leaves
+        drawn = draw_leaves(draw, keys[np.array(members)], shape, dtype)
+        for i, xi in zip(members, drawn, strict=True):
+            noise[i] = xi
     return jax.tree.unflatten(treedef, noise)
 
 
@@ -137,8 +166,71 @@ def _path_words(path: Any) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 
-def _draw_leaf(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any, words: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> list[jax.Array]:
+    """One draw for each of the keys, with the very values of separate calls."""
+    one = functools.partial(_draw_leaf, draw, shape=shape, dtype=dtype)
+    named = draw in (normal, rademacher)
+    if not _is_threefry(keys) or len(keys) == 1 or (named and math.prod(shape) >= _LARGE):
+        return [one(key) for key in keys]
+    if draw is rademacher and dtype == jnp.float32:
+        words = _rows(_apart(lambda key: _words(key, shape), keys))
+        return [_unpacked(row, shape, dtype) for row in words]
+    return _rows(_apart(one, keys))
+
+
+# Compiled once outside of jit too.
+_draw_leaves_of_name = jax.jit(_draw_leaves, static_argnums=(0, 2, 3))
+
+
+def _apart(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
+    """``vmap(draw_leaf)(keys)`` in memory, where XLA would fuse it with each of its uses, and compile it as often."""
+
+    def draw(data):
+        return jax.vmap(draw_leaf)(jax.random.wrap_key_data(data))
+
+    def on_cpu(data):  # here XLA drops barriers before it fuses, but not a condition that it does not know
+        like = jax.eval_shape(draw, data)
+        true = jax.lax.optimization_barrier(jnp.array(True))
+        return jax.lax.cond(
+            true, draw, lambda data: jnp.broadcast_to((0 * data[0, 0]).astype(like.dtype), like.shape), data
+        )
+
+    data = jax.random.key_data(keys)
+    return jax.lax.platform_dependent(data, cpu=on_cpu, default=lambda data: jax.lax.optimization_barrier(draw(data)))
+
+
+def _rows(batch: jax.Array) -> list[jax.Array]:
+    """``list(batch)``, in a form that compiles as fast as a single row.
+
+    XLA compiles kernels that are alike only once, but one that uses ``batch[3]`` is not like one that uses
+    ``batch[4]``: so the numbers of the rows are read from tables, at a place that XLA does not know.
+    """
+    zero = jax.lax.optimization_barrier(jnp.uint32(0))
+    rest = [np.uint32(0)] * (batch.ndim - 1)
+    rows = []
+    for row in range(len(batch)):
+        (place,) = jax.lax.dynamic_slice(np.array([row, -1], np.int32).view(np.uint32), (zero,), (1,))
+        rows.append(jax.lax.dynamic_slice(batch, (place, *rest), (1, *batch.shape[1:])).reshape(batch.shape[1:]))
+    return rows
+
+
+def _leaf_keys(key: jax.Array, step: Any, paths: list[Any]) -> jax.Array:
+    """A key for each leaf, folded from the step and the two words of its path."""
+    words = np.array([_path_words(path) for path in paths], np.uint32).reshape(-1, 2)
+    if not _is_threefry(key):
+        key = jax.random.fold_in(key, step)
+        return jnp.stack([jax.random.fold_in(jax.random.fold_in(key, a), b) for a, b in words])
+    data = _fold_all(jax.random.key_data(key), jnp.asarray(step).astype(jnp.uint32), words)
+    return jax.random.wrap_key_data(jax.lax.optimization_barrier(data))
+
+
+@jax.jit
+def _fold_all(key: jax.Array, step: jax.Array, words: jax.Array) -> jax.Array:
+    key = _threefry.fold_in(key, step)
+    return jax.vmap(lambda w: _threefry.fold_in(_threefry.fold_in(key, w[0]), w[1]))(words)
+
+
+def _draw_leaf(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return _checked(draw, key, shape, dtype)
     # Circular: real and imaginary part of variance ½ each, whatever the sampler.

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 import langevin_optax as lgv
+from langevin_optax import _threefry
 
 KEY = jax.random.key(7)
 SAMPLERS = ["normal", "rademacher"]
@@ -137,17 +138,72 @@ def test_rademacher_entries_are_fair_and_independent(shape):
         assert abs((draws[:, lag:] * draws[:, :-lag]).mean()) < 5.5 / np.sqrt(n - 64 * lag)
 
 
+def jaxpr_of_noise(shapes, sampler="normal"):
+    like = tree(**shapes)
+    return str(jax.make_jaxpr(lambda key: lgv.noise_like(key, 0, like, sampler))(KEY))
+
+
 def test_rademacher_takes_one_word_for_32_entries():
-    jaxpr = str(jax.make_jaxpr(lambda: lgv.noise_like(KEY, 0, jnp.zeros((64, 64)), "rademacher"))())
-    assert re.findall(r"random_bits\[[^]]*shape=\(([^)]*)\)", jaxpr) == ["64, 2"]
+    drawn = set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}, "rademacher")))
+    assert drawn - {"1"} == {"64,2"}  # 1: of keys
+    assert set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}))) - {"1"} == {"64,64"}
 
 
-def test_leaves_of_one_shape_are_one_draw():
-    def random_bits(n):
-        like = {f"Dense_{i}": {"kernel": jnp.zeros((8, 8)), "bias": jnp.zeros(8)} for i in range(n)}
-        return str(jax.make_jaxpr(lambda k: lgv.noise_like(k, 0, like))(KEY)).count("random_bits")
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_leaves_of_one_shape_are_one_draw(sampler):
+    def draws(n):
+        shapes = {f"kernel_{i}": (8, 8) for i in range(n)} | {f"bias_{i}": (8,) for i in range(n)}
+        return jaxpr_of_noise(shapes, sampler).count("xor")
 
-    assert random_bits(1) == random_bits(50) == 2
+    assert draws(1) > 0
+    assert draws(2) == draws(50)  # two branches, one of which is compiled
+    assert draws(2) < 3 * draws(1)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4), (0, 3), (1, 1), (100_000,)])
+def test_the_numbers_are_those_of_jax_random(shape):
+    """Threefry written out is Threefry: bits and folded keys to the bit, normals to rounding."""
+    key = jax.random.key(11)
+    data = jax.random.key_data(key)
+    with jax.threefry_partitionable(True):
+        assert same(_threefry.random_bits(data, shape), jax.random.bits(key, shape))
+        assert same(_threefry.fold_in(data, jnp.uint32(7)), jax.random.key_data(jax.random.fold_in(key, 7)))
+        normal = _threefry.normal(_threefry.random_bits(data, shape))
+        np.testing.assert_allclose(normal, jax.random.normal(key, shape), rtol=1e-6)
+
+
+def test_a_leaf_beyond_32_bits_of_positions_repeats_nothing():
+    """Axes that do not fit into one word of the counter are counted in the other one."""
+    shape = (4, 2**31)
+    text = str(jax.make_jaxpr(lambda: _threefry.random_bits(jnp.zeros(2, jnp.uint32), shape))())
+    assert re.search(r"iota\[\s*dimension=0\b", text) and re.search(r"iota\[\s*dimension=1\b", text)
+    assert "2147483648:u32" not in text  # no stride of the first axis within the word of the second
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("shape", [(2**18,), (512, 512)])
+def test_large_leaves_have_the_values_of_small_programs(sampler, shape):
+    """From some size on leaves are drawn one by one; the values do not know."""
+    like = tree(a=shape, b=shape)
+    together = jax.jit(lambda: lgv.noise_like(KEY, 1, like, sampler))()
+    alone = lgv.noise_like(KEY, 1, tree(b=shape), sampler)
+    assert same(together["b"], alone["b"])
+    assert not same(together["a"], together["b"])
+
+
+def test_noise_within_shard_map():
+    """Each device its own noise by its own key: what the branches of the draw return varies alike."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def per_device(x):
+        key = jax.random.fold_in(KEY, jax.lax.axis_index("x"))
+        noise = lgv.noise_like(key, 0, {"a": x, "b": x})
+        return noise["a"] + noise["b"]
+
+    spec = jax.sharding.PartitionSpec("x")
+    mapped = jax.jit(jax.shard_map(per_device, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.zeros(8))
+    noise = lgv.noise_like(jax.random.fold_in(KEY, 0), 0, {"a": jnp.zeros(8), "b": jnp.zeros(8)})
+    np.testing.assert_allclose(mapped, noise["a"] + noise["b"], rtol=1e-6)
 
 
 def test_dtypes():
