@@ -186,7 +186,7 @@ def _apart(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.
     """``vmap(draw_leaf)(keys)`` in memory, where XLA would fuse it with each of its uses, and compile it as often."""
 
     def draw(data):
-        return jax.vmap(draw_leaf)(jax.random.wrap_key_data(data))
+        return jax.vmap(draw_leaf)(jax.random.wrap_key_data(data, impl="threefry2x32"))
 
     def on_cpu(data):  # here XLA drops barriers before it fuses, but not a condition that it does not know
         like = jax.eval_shape(draw, data)
@@ -221,7 +221,7 @@ def _leaf_keys(key: jax.Array, step: Any, paths: list[Any]) -> jax.Array:
         key = jax.random.fold_in(key, step)
         return jnp.stack([jax.random.fold_in(jax.random.fold_in(key, a), b) for a, b in words])
     data = _fold_all(jax.random.key_data(key), jnp.asarray(step).astype(jnp.uint32), words)
-    return jax.random.wrap_key_data(jax.lax.optimization_barrier(data))
+    return jax.random.wrap_key_data(jax.lax.optimization_barrier(data), impl="threefry2x32")
 
 
 @jax.jit

@@ -160,6 +160,15 @@ def test_leaves_of_one_shape_are_one_draw(sampler):
     assert draws(2) < 3 * draws(1)
 
 
+def test_a_threefry_key_stays_one_where_another_kind_is_the_default():
+    like = tree(a=(3, 4), b=(3, 4), c=(5,))
+    expected = lgv.noise_like(KEY, 0, like)
+    with jax.default_prng_impl("rbg"):
+        actual = lgv.noise_like(KEY, 0, like)
+    for name in like:
+        assert same(actual[name], expected[name])
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4), (0, 3), (1, 1), (100_000,)])
 def test_the_numbers_are_those_of_jax_random(shape):
     """Threefry written out is Threefry: bits and folded keys to the bit, normals to rounding."""
