@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from langevin_optax import _checks, _masks, _noise, _preconditioning
+from langevin_optax import _checks, _masks, _noise, _preconditioning, _samplers
 
 ScalarOrSchedule: TypeAlias = float | jax.Array | optax.Schedule
 Mask: TypeAlias = Any | Callable[[optax.Params], Any]
@@ -26,7 +26,7 @@ def add_preconditioned_noise(
     sigma: ScalarOrSchedule,
     key: jax.Array | int,
     *,
-    sampler: _noise.Sampler = "normal",
+    sampler: _samplers.Sampler = "normal",
     mask: Mask | None = None,
     after_learning_rate: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -101,7 +101,7 @@ def add_langevin_noise(
     sigma: ScalarOrSchedule,
     key: jax.Array | int,
     *,
-    sampler: _noise.Sampler = "normal",
+    sampler: _samplers.Sampler = "normal",
     mask: Mask | None = None,
     after_learning_rate: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -146,7 +146,7 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
     _checks.check_nonnegative("learning_rate", learning_rate)
     _checks.check_nonnegative("sigma", sigma)
     _checks.as_key(key)
-    _noise.as_sampler(sampler)
+    _samplers.as_sampler(sampler)
     if not _masks.is_function(mask):
         _masks.check_leaves(mask)
 
@@ -174,21 +174,27 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
         )
         scale = _wide_scalar(sigma_now) * root
         noise = _noise.noise_like(state.key, state.count, selected, sampler)
-        updates = jax.tree.map(
-            lambda w, u, p, xi: u if w is False else _add(u, scale, p, xi, w), where, updates, p, noise
-        )
+
+        def add(w, u, p, xi):
+            if w is False:
+                return u
+            noisy = _add(u, scale, p, xi)
+            return noisy if w is True else jnp.where(w, noisy, u)
+
+        updates = jax.tree.map(add, where, updates, p, noise)
         return updates, new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, where: Any) -> jax.Array:
+@jax.jit  # traced once a shape, not once a leaf
+def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array) -> jax.Array:
     """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
     dtype = jnp.finfo(xi.dtype).dtype
     scale = scale.astype(dtype)
     size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype))).astype(xi.dtype)
     noisy = (jnp.asarray(u, xi.dtype) + size * xi).astype(jnp.result_type(u))
-    return jnp.where(jnp.logical_and(where, size != 0), noisy, u)
+    return jnp.where(size != 0, noisy, u)
 
 
 def _wide_scalar(x: Any) -> jax.Array:
@@ -239,7 +245,7 @@ def langevin(
     sigma: ScalarOrSchedule,
     key: jax.Array | int,
     mask: Mask | None,
-    sampler: _noise.Sampler,
+    sampler: _samplers.Sampler,
     *,
     before: tuple[optax.GradientTransformation, ...] = (),
     between: tuple[optax.GradientTransformation, ...] = (),

@@ -16,75 +16,19 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from langevin_optax import _checks, _threefry
+from langevin_optax import _checks, _samplers, _threefry
+from langevin_optax._samplers import Draw, Sampler
+
+_NAMED = (_samplers.normal, _samplers.rademacher)
 
 # Entries of a leaf from which on it pays to draw where the noise is used, and not through memory.
 _LARGE = 2**18
-
-Draw: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-Sampler: TypeAlias = Literal["normal", "rademacher"] | Draw
-
-
-def rademacher(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """±1 with probability ½ each, one random bit an entry, 32 entries a word."""
-    return _unpacked(_words(key, shape), shape, dtype)
-
-
-def _words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A bit for each entry of ``shape``, packed along one of its axes."""
-    words, axis = list(shape or (1,)), _packed_axis(shape)
-    words[axis] = -(-words[axis] // 32)
-    if not _is_threefry(key):
-        return jax.random.bits(key, tuple(words), jnp.uint32)
-    # The 32 entries of a word share it; fused with their use, it would be drawn for each of them.
-    return jax.lax.optimization_barrier(_threefry.random_bits(jax.random.key_data(key), tuple(words)))
-
-
-def _unpacked(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """1 − 2 b for each bit b of ``words`` that has an entry in ``shape``."""
-    sizes, axis = shape or (1,), _packed_axis(shape)
-    places = np.arange(32, dtype=np.uint32).reshape([32 if a == axis + 1 else 1 for a in range(words.ndim + 1)])
-    bits = (jnp.expand_dims(words, axis + 1) >> places) & np.uint32(1)
-    bits = bits.reshape(*sizes[:axis], 32 * words.shape[axis], *sizes[axis + 1 :])
-    bits = jax.lax.slice_in_dim(bits, 0, sizes[axis], axis=axis).reshape(shape)
-    return 1 - 2 * bits.astype(dtype)
-
-
-def _packed_axis(shape: tuple[int, ...]) -> int:
-    """The axis that wastes the fewest bits of its last word."""
-    sizes = shape or (1,)
-    return min(range(len(sizes)), key=lambda a: (-(-sizes[a] // 32) / max(sizes[a], 1), -a))
-
-
-def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    if _is_threefry(key) and dtype == jnp.float32:
-        return _threefry.normal(_threefry.random_bits(jax.random.key_data(key), shape))
-    return jax.random.normal(key, shape, dtype)
-
-
-def _is_threefry(key: jax.Array) -> bool:
-    return jax.random.key_impl(key) == "threefry2x32"
-
-
-_SAMPLERS: dict[str, Draw] = {"normal": normal, "rademacher": rademacher}
-
-
-def as_sampler(sampler: Sampler) -> Draw:
-    """The function ``(key, shape, dtype) -> array`` that ``sampler`` names or is."""
-    if callable(sampler):
-        return sampler
-    if isinstance(sampler, str) and sampler in _SAMPLERS:
-        return _SAMPLERS[sampler]
-    raise ValueError(
-        f"sampler must be one of {sorted(_SAMPLERS)} or a function (key, shape, dtype) with mean 0 and variance 1, "
-        f"got {sampler!r}."
-    )
 
 
 def noise_dtype(path: Any, leaf: Any) -> np.dtype:
@@ -137,7 +81,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       (counter-based keys); Kloeden and Platen, *Numerical Solution of Stochastic Differential Equations*, 1992,
       section 14.1 (two-point noise).
     """
-    draw = as_sampler(sampler)
+    draw = _samplers.as_sampler(sampler)
     key = _checks.as_key(key)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     if len({jax.tree_util.keystr(path) for path, _ in leaves}) < len(leaves):
@@ -149,7 +93,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     keys = _leaf_keys(key, step, [path for path, _ in leaves])
     noise: list[Any] = [None] * len(leaves)
     for (shape, dtype), members in groups.items():
-        draw_leaves = _draw_leaves_of_name if draw in (normal, rademacher) else _draw_leaves
+        draw_leaves = _draw_leaves_of_name if draw in _NAMED else _draw_leaves
         drawn = draw_leaves(draw, keys[np.array(members)], shape, dtype)
         for i, xi in zip(members, drawn, strict=True):
             noise[i] = xi
@@ -169,12 +113,13 @@ def _path_words(path: Any) -> tuple[int, int]:
 def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any) -> list[jax.Array]:
     """One draw for each of the keys, with the very values of separate calls."""
     one = functools.partial(_draw_leaf, draw, shape=shape, dtype=dtype)
-    named = draw in (normal, rademacher)
-    if not _is_threefry(keys) or len(keys) == 1 or (named and math.prod(shape) >= _LARGE):
+    if not _samplers.is_threefry(keys):
         return [one(key) for key in keys]
-    if draw is rademacher and dtype == jnp.float32:
-        words = _rows(_apart(lambda key: _words(key, shape), keys))
-        return [_unpacked(row, shape, dtype) for row in words]
+    if draw is _samplers.rademacher and dtype == jnp.float32:  # a 32nd of a leaf, whatever its size
+        words = _apart(lambda key: _samplers.packed_bits(key, shape), keys)
+        return [_samplers.unpacked(row, shape, dtype) for row in _rows(words)]
+    if len(keys) == 1 or (draw in _NAMED and math.prod(shape) >= _LARGE):
+        return [one(key) for key in keys]
     return _rows(_apart(one, keys))
 
 
@@ -206,18 +151,20 @@ def _rows(batch: jax.Array) -> list[jax.Array]:
     ``batch[4]``: so the numbers of the rows are read from tables, at a place that XLA does not know.
     """
     zero = jax.lax.optimization_barrier(jnp.uint32(0))
+    return [_row(batch, np.array([row, -1], np.int32).view(np.uint32), zero) for row in range(len(batch))]
+
+
+@jax.jit
+def _row(batch: jax.Array, table: jax.Array, zero: jax.Array) -> jax.Array:
+    (place,) = jax.lax.dynamic_slice(table, (zero,), (1,))
     rest = [np.uint32(0)] * (batch.ndim - 1)
-    rows = []
-    for row in range(len(batch)):
-        (place,) = jax.lax.dynamic_slice(np.array([row, -1], np.int32).view(np.uint32), (zero,), (1,))
-        rows.append(jax.lax.dynamic_slice(batch, (place, *rest), (1, *batch.shape[1:])).reshape(batch.shape[1:]))
-    return rows
+    return jax.lax.dynamic_slice(batch, (place, *rest), (1, *batch.shape[1:])).reshape(batch.shape[1:])
 
 
 def _leaf_keys(key: jax.Array, step: Any, paths: list[Any]) -> jax.Array:
     """A key for each leaf, folded from the step and the two words of its path."""
     words = np.array([_path_words(path) for path in paths], np.uint32).reshape(-1, 2)
-    if not _is_threefry(key):
+    if not _samplers.is_threefry(key):
         key = jax.random.fold_in(key, step)
         return jnp.stack([jax.random.fold_in(jax.random.fold_in(key, a), b) for a, b in words])
     data = _fold_all(jax.random.key_data(key), jnp.asarray(step).astype(jnp.uint32), words)

@@ -1,7 +1,7 @@
-"""Threefry with the numbers of `jax.random`, written out.
+"""Threefry with the words of `jax.random`, written out.
 
 On CPU `jax.random` lowers Threefry to a loop whose every pass goes through memory. Written out as one expression it is
-one kernel, or a part of the kernel that uses it. The numbers are those of `jax.random` with its partitionable Threefry:
+one kernel, or a part of the kernel that uses it. The words are those of `jax.random` with its partitionable Threefry:
 an entry depends on the key and its position alone, so that shards need not communicate.
 
 Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
@@ -23,23 +23,20 @@ def fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
     return jnp.stack(_threefry2x32(key, jnp.zeros_like(data), data))
 
 
-@functools.partial(jax.jit, static_argnames="shape")
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`jax.random.bits`: uint32 of ``shape``; ``key`` is key data of shape (2,)."""
+    x0, x1 = random_pairs(key, shape)
+    return x0 ^ x1
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def random_pairs(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Two independent words an entry, whose exclusive or is that of `jax.random.bits`."""
     # The counter of an entry is its position, as two words of which each counts some of the axes.
     split = len(shape)
     while split and math.prod(shape[split - 1 :]) <= 2**32:
         split -= 1
-    x0, x1 = _threefry2x32(key, _positions(shape, range(split)), _positions(shape, range(split, len(shape))))
-    return x0 ^ x1
-
-
-def normal(words: jax.Array) -> jax.Array:
-    """`jax.random.normal` of float32 from its bits: √2 erf⁻¹(u), u uniform on (−1, 1)."""
-    one_to_two = jax.lax.bitcast_convert_type((words >> np.uint32(9)) | np.uint32(0x3F800000), jnp.float32)
-    low = np.nextafter(np.float32(-1), np.float32(0))
-    u = jnp.maximum(low, (one_to_two - np.float32(1)) * (np.float32(1) - low) + low)
-    return np.float32(math.sqrt(2)) * jax.lax.erf_inv(u)
+    return _threefry2x32(key, _positions(shape, range(split)), _positions(shape, range(split, len(shape))))
 
 
 def _threefry2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:

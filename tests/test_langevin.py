@@ -5,6 +5,7 @@ of draws, and each is shown to reject deliberately wrong versions.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -386,9 +387,31 @@ def test_masks():
     rows = noisy_leaves({"a": np.array([[True], [False]]), "b": True})
     assert rows["a"].tolist() == [[True] * 3, [False] * 3]
     assert noisy_leaves({"a": jnp.array([True, False, True]), "b": False})["a"].tolist() == [[True, False, True]] * 2
-    # Nothing is drawn for what the mask leaves out.
-    tx = lgv.add_langevin_noise(0.1, SIGMA, 0, mask=False)
-    assert "random_bits" not in str(jax.make_jaxpr(tx.update)(params, tx.init(params)))
+
+
+def equations(jaxpr):
+    """All equations, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize(("sampler", "words"), [("normal", 64 * 32 + 32), ("rademacher", 64 + 1)])
+def test_only_the_layers_that_get_noise_pay_for_it(sampler, words):
+    params = {f"Dense_{i}": {"kernel": jnp.zeros((64, 32)), "bias": jnp.zeros(32)} for i in range(10)}
+
+    def drawn(mask):
+        tx = lgv.add_langevin_noise(0.1, SIGMA, 0, sampler=sampler, mask=mask)
+        jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params)).jaxpr
+        shapes = {e.outvars[0].aval.shape for e in equations(jaxpr) if e.primitive.name == "xor"}
+        return sum(math.prod(shape) for shape in shapes if len(shape) > 1)  # the rest are keys
+
+    assert drawn(None) == 10 * words
+    assert drawn(lgv.layer_mask(0.3)) == 3 * words
+    assert drawn(False) == 0
 
 
 def test_the_state_is_a_count_and_a_key():

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import langevin_optax as lgv
-from langevin_optax import _threefry
+from langevin_optax import _samplers, _threefry
 
 KEY = jax.random.key(7)
 SAMPLERS = ["normal", "rademacher"]
@@ -85,7 +85,7 @@ def test_values_are_pinned():
     np.testing.assert_array_equal(signs, PINNED["rademacher"])
 
 
-PINNED = {"normal": [-0.15654886, 0.40200362, -0.50114322], "rademacher": [-1, 1, 1, -1, 1, 1, -1, 1]}
+PINNED = {"normal": [0.87643492, 0.74733531, 0.84648132], "rademacher": [-1, 1, 1, -1, 1, 1, -1, 1]}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -145,7 +145,7 @@ def jaxpr_of_noise(shapes, sampler="normal"):
 
 def test_rademacher_takes_one_word_for_32_entries():
     drawn = set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}, "rademacher")))
-    assert drawn - {"1"} == {"64,2"}  # 1: of keys
+    assert drawn - {"1"} == {"1,64,2"}  # 1: of keys
     assert set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}))) - {"1"} == {"64,64"}
 
 
@@ -170,15 +170,59 @@ def test_a_threefry_key_stays_one_where_another_kind_is_the_default():
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4), (0, 3), (1, 1), (100_000,)])
-def test_the_numbers_are_those_of_jax_random(shape):
-    """Threefry written out is Threefry: bits and folded keys to the bit, normals to rounding."""
+def test_the_words_are_those_of_jax_random(shape):
+    """Threefry written out is Threefry."""
     key = jax.random.key(11)
     data = jax.random.key_data(key)
     with jax.threefry_partitionable(True):
         assert same(_threefry.random_bits(data, shape), jax.random.bits(key, shape))
         assert same(_threefry.fold_in(data, jnp.uint32(7)), jax.random.key_data(jax.random.fold_in(key, 7)))
-        normal = _threefry.normal(_threefry.random_bits(data, shape))
-        np.testing.assert_allclose(normal, jax.random.normal(key, shape), rtol=1e-6)
+
+
+def box_muller(radius, angle):
+    """The definition, in float64."""
+    u, v = (radius >> 1) / 2.0**31 + 2.0**-33, angle / 2.0**32
+    return np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+
+
+def test_normals_are_box_muller_of_their_words():
+    rng = np.random.default_rng(0)
+    radius, angle = rng.integers(0, 2**32, (2, 1_000_000), dtype=np.uint32)
+    expected = box_muller(radius, angle)
+    error = np.abs(np.asarray(_samplers.box_muller(radius, angle)) - expected)
+    # Where the radius is nearly 0, u is the nearest float32 below 1, and the density that of N(0, 1) to 2⁻²⁴.
+    assert np.quantile(error, 0.999) < 2e-6
+    assert error.max() < 4e-4
+    assert np.quantile(np.abs(box_muller(radius ^ 2**20, angle) - expected), 0.999) > 2e-6
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2**31, 2**32 - 1])
+def test_normals_at_the_ends_of_their_words(radius):
+    angles = np.array([0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, 3 * 2**30, 2**32 - 1], np.uint32)
+    radii = np.full_like(angles, radius)
+    xi = np.asarray(_samplers.box_muller(radii, angles))
+    np.testing.assert_allclose(xi, box_muller(radii, angles), atol=1e-4)
+    assert np.all(np.abs(xi) <= np.sqrt(2 * 33 * np.log(2)) + 1e-6)  # 6.8, for u = 2⁻³³
+
+
+def test_moments_and_tails_of_the_normals():
+    """To order 8, and to 5 standard deviations; five standard errors each."""
+    n = 2**24
+    xi = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(n)), np.float64)
+
+    def check(xi):
+        double_factorial = [1, 0, 1, 0, 3, 0, 15, 0, 105, 0, 945, 0, 10395, 0, 135135, 0, 2027025]
+        for k in range(1, 9):
+            error = np.sqrt((double_factorial[2 * k] - double_factorial[k] ** 2) / n)
+            assert abs((xi**k).mean() - double_factorial[k]) < 5 * error, k
+        for z in (1, 2, 3, 4, 5):
+            for tail in (xi > z, xi < -z):
+                assert abs(tail.sum() - n * stats.norm.sf(z)) < 5 * np.sqrt(n * stats.norm.sf(z)), z
+
+    check(xi)
+    for wrong in (xi * 1.002, xi + 0.002, np.clip(xi, -4, 4), np.round(xi, 1)):
+        with pytest.raises(AssertionError):
+            check(wrong)
 
 
 def test_a_leaf_beyond_32_bits_of_positions_repeats_nothing():

@@ -1,0 +1,198 @@
+"""The measures: of each case all contenders, the first of which the ratios are of."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import langevin_optax as lgv
+from benchmarks import contenders, networks, timing, trees
+from benchmarks.contenders import Contender
+
+
+class Row(NamedTuple):
+    """One contender in one case."""
+
+    measure: str
+    case: str
+    contender: str
+    value: float  # seconds or bytes
+    ratio: timing.Quartiles | None = None  # to the first contender of the case
+    note: str = ""
+
+
+class Sizes(NamedTuple):
+    """What depends on the machine."""
+
+    seconds: float  # for each comparison
+    entries: int  # of the large leaf
+    dtypes: tuple[str, ...]  # of the large leaf
+    curve: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7, 10**8)
+    leaves: tuple[int, ...] = (1, 10, 100, 320, 1000)
+    noisy_sgd_leaves: int = 320  # beyond, it takes minutes to compile
+
+
+MAIN = [contenders.ADAM, contenders.RADEMACHER, contenders.NORMAL]
+CURVES = [*MAIN, contenders.NOISY_SGD]
+
+
+def compiled(step: Callable[..., Any], carry: Any, *rest: Any) -> Any:
+    """The program from carry and the rest to a new carry, in the buffers of the old one."""
+    return jax.jit(step, donate_argnums=0).lower(carry, *rest).compile()
+
+
+def steps(contender: Contender, params: Any, gradients: Any) -> tuple[Any, Callable[[], Any]]:
+    """The compiled step, and a program that takes one."""
+    # A start may return the parameters themselves, which are donated then.
+    state = [jax.tree.map(jnp.copy, contender.start(params))]
+    program = compiled(contender.step, state[0], gradients)
+
+    def step():
+        state[0] = program(state[0], gradients)
+        return state[0]
+
+    return program, step
+
+
+def update_times(
+    case: str, entries: Sequence[Contender], params: Any, seconds: float, others: Any = None
+) -> Iterator[Row]:
+    """From gradients to new parameters."""
+    gradients = trees.gradients(params)
+    programs = {c.name: steps(c, params, gradients)[1] for c in entries} | (others or {})
+    for name, result in timing.alternated(programs, seconds).items():
+        yield Row("update", case, name, *result)
+
+
+def compile_times(case: str, entries: Sequence[Contender], params: Any, rounds: int = 3) -> Iterator[Row]:
+    """Tracing, lowering and compiling the update, each time from nothing."""
+    gradients = trees.gradients(params)
+    carries = {c.name: c.start(params) for c in entries}
+    seconds: dict[str, list[float]] = {c.name: [] for c in entries}
+    for _ in range(rounds):
+        for c in entries:
+            jax.clear_caches()
+            start = time.perf_counter()
+            compiled(c.step, carries[c.name], gradients)
+            seconds[c.name].append(time.perf_counter() - start)
+    first = np.array(seconds[entries[0].name])
+    for name, times in seconds.items():
+        ratio = timing.Quartiles(*np.quantile(np.array(times) / first, [0.25, 0.5, 0.75]))
+        yield Row("compile", case, name, float(np.median(times)), ratio)
+
+
+def memory(case: str, entries: Sequence[Contender], params: Any) -> Iterator[Row]:
+    """Bytes of the optimiser's state beyond the first one's, and of what the compiled update needs beside it."""
+    gradients = trees.gradients(params)
+    groups: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(params):
+        groups[leaf.shape] = groups.get(leaf.shape, 0) + 4 * leaf.size
+    states, temporary = {}, {}
+    for c in entries:
+        carry = c.start(params)
+        states[c.name] = sum(np.asarray(_data(x)).nbytes for x in jax.tree.leaves(carry))
+        analysis = compiled(c.step, jax.tree.map(jnp.copy, carry), gradients).memory_analysis()
+        temporary[c.name] = math.nan if analysis is None else analysis.temp_size_in_bytes
+    for measure, found in (("state", states), ("temporary memory", temporary)):
+        for name, size in found.items():
+            more = size - found[entries[0].name]
+            note = f"{more:+,.0f} bytes"
+            if measure == "temporary memory" and name != entries[0].name:
+                note += f"; the largest group of leaves has {max(groups.values()):,}"
+            yield Row(measure, case, name, size, note=note)
+
+
+def training(sizes: Sizes) -> Iterator[Row]:
+    """Forward, backward and update."""
+    for network in networks.networks():
+        entries = [*MAIN, contenders.layer_langevin(network.first_layers), contenders.ADAM_AGAIN]
+        programs = {c.name: _training(network, c) for c in entries}
+        for name, result in timing.alternated(programs, sizes.seconds, rounds=11).items():
+            yield Row("training step", network.name, name, *result)
+
+
+def _training(network: networks.Network, contender: Contender) -> Callable[[], Any]:
+    state = [jax.tree.map(jnp.copy, network.start(contender))]
+    program = compiled(network.step(contender), state[0], network.x, network.y)
+
+    def step():
+        state[0], loss = program(state[0], network.x, network.y)
+        return state[0], loss
+
+    return step
+
+
+def bandwidth(entries: int, seconds: float) -> float:
+    """Bytes a second of x + 1 in place."""
+    state = [jnp.zeros(entries)]
+    program = compiled(lambda x: x + 1, state[0])
+
+    def step():
+        state[0] = program(state[0])
+        return state[0]
+
+    return 8 * entries / timing.alternated({"copy": step}, seconds)["copy"].seconds
+
+
+def large_leaf(sizes: Sizes) -> Iterator[Row]:
+    rate = bandwidth(sizes.entries, sizes.seconds / 10)
+    for dtype in sizes.dtypes:
+        params = trees.one_leaf(sizes.entries, dtype)
+        case = f"1 leaf, {sizes.entries:.0e} parameters, {dtype}"
+        entries, torch = [*MAIN, contenders.ADAM_AGAIN, contenders.rbg(), *contenders.OTHERS], {}
+        if dtype == "float32":  # noisy_sgd makes bfloat16 parameters float32
+            entries += [contenders.NOISY_SGD, *contenders.peers()]
+            torch = contenders.in_torch(params, trees.gradients(params))
+        rows = list(update_times(case, entries, params, sizes.seconds, torch))
+        yield from rows
+        # Gradients, parameters and two moments are read, all but the gradients written.
+        size = params["w"].nbytes
+        limit = 7 * size / rate
+        note = f"7 arrays of {size:,} bytes at {rate / 1e9:.1f} GB/s"
+        yield Row("update", case, "memory bandwidth alone", limit, timing.Quartiles(*3 * [limit / rows[0].value]), note)
+        yield from memory(case, MAIN, params)
+
+
+def highway(sizes: Sizes) -> Iterator[Row]:
+    params = trees.highway()
+    case = "highway 80, 320 leaves"
+    first = contenders.layer_langevin(lgv.layer_mask(0.3))
+    others = [contenders.NOISY_SGD, *contenders.peers()]
+    torch = contenders.in_torch(params, trees.gradients(params))
+    yield from update_times(
+        case, [*MAIN, contenders.ADAM_AGAIN, first, *contenders.OTHERS, *others], params, sizes.seconds, torch
+    )
+    yield from compile_times(case, [*MAIN, first, *others], params)
+    yield from memory(case, [*MAIN, first], params)
+
+
+def parameters(sizes: Sizes) -> Iterator[Row]:
+    for entries in sizes.curve:
+        params = trees.one_leaf(entries)
+        yield from update_times(f"1 leaf, {entries:.0e} parameters", CURVES, params, sizes.seconds / 3)
+
+
+def leaves(sizes: Sizes) -> Iterator[Row]:
+    for number in sizes.leaves:
+        params = trees.equal_leaves(number, 10**6)
+        case = f"{number} leaves, 1e+06 parameters"
+        entries = CURVES if number <= sizes.noisy_sgd_leaves else MAIN
+        yield from update_times(case, entries, params, sizes.seconds / 3)
+        yield from compile_times(case, entries, params)
+
+
+SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+    "large": large_leaf,
+    "highway": highway,
+    "training": training,
+    "parameters": parameters,
+    "leaves": leaves,
+}
+
+
+def _data(x: Any) -> Any:
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
