@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--dtypes",
         nargs="+",
         choices=["float32", "bfloat16"],
-        default=["float32", "bfloat16"],
-        help="of the large leaf (default: both)",
+        default=["float32", "bfloat16"] if gpu else ["float32"],
+        help="of the large leaf (default: both on a GPU, float32 elsewhere)",
     )
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"), help="where the files go")
     options = parser.parse_args(arguments)

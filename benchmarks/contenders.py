@@ -17,16 +17,20 @@ SIGMA = 1e-3
 class Contender(NamedTuple):
     name: str
     start: Callable[[Any], Any]  # from the parameters
-    step: Callable[[Any, Any], Any]  # from what start or step returned, and gradients; compiled
+    update: Callable[[Any, Any], Any]  # from what start returned and gradients to the update alone, with the new state
+    step: Callable[[Any, Any], Any]  # the same to new parameters, as start or step returned them
 
 
 def of_optax(name: str, tx: optax.GradientTransformation) -> Contender:
-    def step(carry, gradients):
+    def update(carry, gradients):
         params, state = carry
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+        return tx.update(gradients, state, params)
 
-    return Contender(name, lambda params: (params, tx.init(params)), step)
+    def step(carry, gradients):
+        updates, state = update(carry, gradients)
+        return optax.apply_updates(carry[0], updates), state
+
+    return Contender(name, lambda params: (params, tx.init(params)), update, step)
 
 
 ADAM = of_optax("optax.adam", optax.adam(RATE))
@@ -67,7 +71,7 @@ def peers() -> Iterator[Contender]:
             key, now = jax.random.split(key)
             return sgld.step(now, params, gradients, RATE), key
 
-        yield Contender("blackjax, SGLD", lambda params: (params, jax.random.key(0)), blackjax_step)
+        yield Contender("blackjax, SGLD", lambda params: (params, jax.random.key(0)), blackjax_step, blackjax_step)
     if installed("sgmcmcjax"):
         from sgmcmcjax.diffusions import sgld as diffusion
 
@@ -78,11 +82,13 @@ def peers() -> Iterator[Contender]:
             key, now = jax.random.split(key)
             return update(0, now, gradients, state), key
 
-        yield Contender("SGMCMCJax, SGLD", lambda params: (init(params), jax.random.PRNGKey(0)), sgmcmcjax_step)
+        yield Contender(
+            "SGMCMCJax, SGLD", lambda params: (init(params), jax.random.PRNGKey(0)), sgmcmcjax_step, sgmcmcjax_step
+        )
 
 
 def in_torch(params: Any, gradients: Any) -> dict[str, Callable[[], Any]]:
-    """Steps in PyTorch, not compiled, on the same trees; on the device that JAX computes on."""
+    """Steps in PyTorch on the same trees, in place, not compiled; on the device that JAX computes on."""
     if not installed("torch"):
         return {}
     import numpy as np

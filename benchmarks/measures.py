@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,8 +45,15 @@ def compiled(step: Callable[..., Any], carry: Any, *rest: Any) -> Any:
     return jax.jit(step, donate_argnums=0).lower(carry, *rest).compile()
 
 
-def steps(contender: Contender, params: Any, gradients: Any) -> tuple[Any, Callable[[], Any]]:
-    """The compiled step, and a program that takes one."""
+def updates(contender: Contender, params: Any, gradients: Any) -> Callable[[], Any]:
+    """A program that computes an update, and the new state, in buffers of their own."""
+    carry = contender.start(params)
+    program = jax.jit(contender.update).lower(carry, gradients).compile()
+    return lambda: program(carry, gradients)
+
+
+def steps(contender: Contender, params: Any, gradients: Any) -> Callable[[], Any]:
+    """A program that takes a step in place."""
     # A start may return the parameters themselves, which are donated then.
     state = [jax.tree.map(jnp.copy, contender.start(params))]
     program = compiled(contender.step, state[0], gradients)
@@ -55,17 +62,25 @@ def steps(contender: Contender, params: Any, gradients: Any) -> tuple[Any, Calla
         state[0] = program(state[0], gradients)
         return state[0]
 
-    return program, step
+    return step
 
 
-def update_times(
-    case: str, entries: Sequence[Contender], params: Any, seconds: float, others: Any = None
-) -> Iterator[Row]:
-    """From gradients to new parameters."""
+def update_times(case: str, entries: Sequence[Contender], params: Any, seconds: float) -> Iterator[Row]:
+    """`tx.update`: from gradients to updates and a new state."""
     gradients = trees.gradients(params)
-    programs = {c.name: steps(c, params, gradients)[1] for c in entries} | (others or {})
+    programs = {c.name: updates(c, params, gradients) for c in entries}
     for name, result in timing.alternated(programs, seconds).items():
         yield Row("update", case, name, *result)
+
+
+def step_times(
+    case: str, entries: Sequence[Contender], params: Any, seconds: float, others: Mapping[str, Callable[[], Any]] = {}
+) -> Iterator[Row]:
+    """From gradients to new parameters, in place."""
+    gradients = trees.gradients(params)
+    programs = {c.name: steps(c, params, gradients) for c in entries} | dict(others)
+    for name, result in timing.alternated(programs, seconds).items():
+        yield Row("step in place", case, name, *result)
 
 
 def compile_times(case: str, entries: Sequence[Contender], params: Any, rounds: int = 3) -> Iterator[Row]:
@@ -77,7 +92,7 @@ def compile_times(case: str, entries: Sequence[Contender], params: Any, rounds: 
         for c in entries:
             jax.clear_caches()
             start = time.perf_counter()
-            compiled(c.step, carries[c.name], gradients)
+            jax.jit(c.update).lower(carries[c.name], gradients).compile()
             seconds[c.name].append(time.perf_counter() - start)
     first = np.array(seconds[entries[0].name])
     for name, times in seconds.items():
@@ -95,7 +110,7 @@ def memory(case: str, entries: Sequence[Contender], params: Any) -> Iterator[Row
     for c in entries:
         carry = c.start(params)
         states[c.name] = sum(np.asarray(_data(x)).nbytes for x in jax.tree.leaves(carry))
-        analysis = compiled(c.step, jax.tree.map(jnp.copy, carry), gradients).memory_analysis()
+        analysis = compiled(c.step, carry, gradients).memory_analysis()
         temporary[c.name] = math.nan if analysis is None else analysis.temp_size_in_bytes
     for measure, found in (("state", states), ("temporary memory", temporary)):
         for name, size in found.items():
@@ -147,13 +162,15 @@ def large_leaf(sizes: Sizes) -> Iterator[Row]:
         if dtype == "float32":  # noisy_sgd makes bfloat16 parameters float32
             entries += [contenders.NOISY_SGD, *contenders.peers()]
             torch = contenders.in_torch(params, trees.gradients(params))
-        rows = list(update_times(case, entries, params, sizes.seconds, torch))
+        yield from update_times(case, entries, params, sizes.seconds)
+        rows = list(step_times(case, entries, params, sizes.seconds, torch))
         yield from rows
         # Gradients, parameters and two moments are read, all but the gradients written.
         size = params["w"].nbytes
         limit = 7 * size / rate
         note = f"7 arrays of {size:,} bytes at {rate / 1e9:.1f} GB/s"
-        yield Row("update", case, "memory bandwidth alone", limit, timing.Quartiles(*3 * [limit / rows[0].value]), note)
+        ratio = timing.Quartiles(*3 * [limit / rows[0].value])
+        yield Row("step in place", case, "memory bandwidth alone", limit, ratio, note)
         yield from memory(case, MAIN, params)
 
 
@@ -162,10 +179,10 @@ def highway(sizes: Sizes) -> Iterator[Row]:
     case = "highway 80, 320 leaves"
     first = contenders.layer_langevin(lgv.layer_mask(0.3))
     others = [contenders.NOISY_SGD, *contenders.peers()]
+    entries = [*MAIN, contenders.ADAM_AGAIN, first, *contenders.OTHERS, *others]
+    yield from update_times(case, entries, params, sizes.seconds)
     torch = contenders.in_torch(params, trees.gradients(params))
-    yield from update_times(
-        case, [*MAIN, contenders.ADAM_AGAIN, first, *contenders.OTHERS, *others], params, sizes.seconds, torch
-    )
+    yield from step_times(case, entries, params, sizes.seconds, torch)
     yield from compile_times(case, [*MAIN, first, *others], params)
     yield from memory(case, [*MAIN, first], params)
 
@@ -173,7 +190,9 @@ def highway(sizes: Sizes) -> Iterator[Row]:
 def parameters(sizes: Sizes) -> Iterator[Row]:
     for entries in sizes.curve:
         params = trees.one_leaf(entries)
-        yield from update_times(f"1 leaf, {entries:.0e} parameters", CURVES, params, sizes.seconds / 3)
+        case = f"1 leaf, {entries:.0e} parameters"
+        yield from update_times(case, CURVES, params, sizes.seconds / 3)
+        yield from step_times(case, CURVES, params, sizes.seconds / 3)
 
 
 def leaves(sizes: Sizes) -> Iterator[Row]:

@@ -88,24 +88,26 @@ def write(
 
 
 def _picture(rows: Sequence[Row], folder: Path) -> Path | None:
-    """Update time against parameters and leaves, and compile time against leaves."""
-    by_parameters = [r for r in rows if r.measure == "update" and r.case.endswith("parameters") and "1 leaf," in r.case]
-    by_leaves = [r for r in rows if r.case.endswith("leaves, 1e+06 parameters")]
-    if not by_parameters or not by_leaves:
+    """Time against parameters and leaves, and compile time against leaves."""
+    one_leaf = [row for row in rows if row.case.startswith("1 leaf,") and row.case.endswith("parameters")]
+    leaves = [row for row in rows if row.case.endswith("leaves, 1e+06 parameters")]
+    if not one_leaf or not leaves:
         return None
+    panels = [
+        (one_leaf, "update", "parameters, in one leaf", lambda row: float(row.case.split()[2])),
+        (one_leaf, "step in place", "parameters, in one leaf", lambda row: float(row.case.split()[2])),
+        (leaves, "update", "leaves of one million parameters", lambda row: float(row.case.split()[0])),
+        (leaves, "compile", "leaves of one million parameters", lambda row: float(row.case.split()[0])),
+    ]
     with plt.rc_context(presentation.FONTS):
-        figure, axes = plt.subplots(1, 3, figsize=(13, 4.4))
-        _curves(axes[0], by_parameters, lambda r: float(r.case.split()[2]))
-        _curves(axes[1], [r for r in by_leaves if r.measure == "update"], lambda r: float(r.case.split()[0]))
-        _curves(axes[2], [r for r in by_leaves if r.measure == "compile"], lambda r: float(r.case.split()[0]))
-        axes[0].set(xlabel="parameters, in one leaf", ylabel="update time against optax.adam")
-        axes[1].set(xlabel="leaves of one million parameters", ylabel="update time against optax.adam")
-        axes[2].set(xlabel="leaves of one million parameters", ylabel="compile time against optax.adam")
-        axes[2].set_yscale("log")
+        figure, axes = plt.subplots(2, 2, figsize=(11, 8))
+        for ax, (of, measure, label, place) in zip(axes.flat, panels, strict=True):
+            _curves(ax, [row for row in of if row.measure == measure], place)
+            ax.set(title=measure, xlabel=label, ylabel="time against optax.adam")
         return presentation.finish(
             figure,
             "What the noise costs",
-            f"Medians, bands between the quartiles, float32; {machine()}",
+            f"Medians, bands between the quartiles; float32; logarithmic axes; {machine()}.",
             folder / "cost.png",
             legend_columns=4,
         )
@@ -119,6 +121,8 @@ def _curves(ax: Any, rows: Sequence[Row], place: Any) -> None:
         low, median, high = zip(*(row.ratio for row in own if row.ratio), strict=True)
         ax.plot(x, median, color=colour, linestyle=dashes, marker=mark, label=name)
         ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    ax.set_xscale("log")
-    ax.set_ylim(bottom=0)
+    ax.set(xscale="log", yscale="log")
+    ticks = [1, 2, 5, 10, 20, 50]
+    ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.set_yticks([], minor=True)
     ax.grid(alpha=0.3)

@@ -56,14 +56,14 @@ def candidates() -> list[Candidate]:
 
 
 def times(sizes: measures.Sizes) -> Iterator[measures.Row]:
-    """`lgv.adam` with each of the samplers."""
+    """`lgv.adam` with each of the samplers, in place."""
     entries = [
         contenders.of_optax(c.name, lgv.adam(contenders.RATE, contenders.SIGMA, c.key, sampler=c.sampler))
         for c in candidates()
     ]
     case = f"lgv.adam, 1 leaf, {sizes.entries:.0e} parameters"
     params = trees.one_leaf(sizes.entries)
-    for row in measures.update_times(case, [contenders.ADAM, *entries], params, sizes.seconds):
+    for row in measures.step_times(case, [contenders.ADAM, *entries], params, sizes.seconds):
         yield row._replace(measure="sampler")
 
 
