@@ -1,6 +1,7 @@
 """The optimisers that are compared, each as a start and a step from gradients to new parameters."""
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -91,6 +92,8 @@ def in_torch(params: Any, gradients: Any) -> dict[str, Callable[[], Any]]:
     """Steps in PyTorch on the same trees, in place, not compiled; on the device that JAX computes on."""
     if not installed("torch"):
         return {}
+    # Or its threads go on spinning after a step, on the cores of whoever comes next.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import numpy as np
     import torch
 

@@ -126,7 +126,7 @@ def training(sizes: Sizes) -> Iterator[Row]:
     for network in networks.networks():
         entries = [*MAIN, contenders.layer_langevin(network.first_layers), contenders.ADAM_AGAIN]
         programs = {c.name: _training(network, c) for c in entries}
-        for name, result in timing.alternated(programs, sizes.seconds, rounds=11).items():
+        for name, result in timing.alternated(programs, sizes.seconds).items():
             yield Row("training step", network.name, name, *result)
 
 

@@ -64,7 +64,7 @@ def line(row: Row) -> str:
 
 
 def statistics_table(found: Sequence[Statistics]) -> list[list[str]]:
-    heading = ["sampler", "mean", "variance", "E ξ³", "E ξ⁴", "P(|ξ| > 4) against N(0, 1)", "largest |ξ|"]
+    heading = ["sampler", "mean", "variance", "E ξ³", "E ξ⁴", "share beyond ±4 (N(0, 1): 1)", "largest"]
     rows = [[s.name, *(f"{x:.4f}" for x in s[1:5]), f"{s.beyond_4:.2f}", f"{s.largest:.2f}"] for s in found]
     return [heading, *rows]
 

@@ -21,7 +21,7 @@ class Timing(NamedTuple):
     ratio: Quartiles  # over the rounds, to the first contender in the same round
 
 
-def alternated(programs: Mapping[str, Callable[[], Any]], seconds: float, rounds: int = 5) -> dict[str, Timing]:
+def alternated(programs: Mapping[str, Callable[[], Any]], seconds: float, rounds: int = 15) -> dict[str, Timing]:
     """Call the programs in turn for about ``seconds``, and for ``rounds`` rounds at least.
 
     A program returns what has to be waited for. The first one is the one that ratios are of.
@@ -29,10 +29,10 @@ def alternated(programs: Mapping[str, Callable[[], Any]], seconds: float, rounds
     calls = {name: max(1, round(SHORTEST / _time(program, 3))) for name, program in programs.items()}
     samples: dict[str, list[float]] = {name: [] for name in programs}
     end = time.perf_counter() + seconds
+    rng = np.random.default_rng(0)
     done = 0
     while done < rounds or time.perf_counter() < end:
-        first = done % len(programs)
-        for name in [*programs][first:] + [*programs][:first]:
+        for name in rng.permutation(list(programs)):  # so that nobody always runs after the same one
             samples[name].append(_time(programs[name], calls[name]))
         done += 1
     base = np.array(samples[next(iter(programs))])
