@@ -160,6 +160,19 @@ def test_leaves_of_one_shape_are_one_draw(sampler):
     assert draws(2) < 3 * draws(1)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_compiled_draws_grow_with_shapes_and_not_with_leaves(sampler, optimized):
+    """As users compile: every draw of words is exclusive ors; those of the keys do not grow either."""
+
+    def draws(leaves, shapes=1):
+        params = {f"Dense_{i}": {j: jnp.zeros((8, 8 + j)) for j in range(shapes)} for i in range(leaves)}
+        tx = lgv.adam(1e-3, 1e-3, 0, sampler=sampler)
+        return jax.jit(tx.update).lower(params, tx.init(params)).compile().as_text().count(" xor(")
+
+    assert 0 < draws(2) == draws(12)
+    assert draws(2, shapes=3) > draws(2)
+
+
 def test_a_threefry_key_stays_one_where_another_kind_is_the_default():
     like = tree(a=(3, 4), b=(3, 4), c=(5,))
     expected = lgv.noise_like(KEY, 0, like)
