@@ -28,7 +28,7 @@ class Row(NamedTuple):
 class Sizes(NamedTuple):
     """What depends on the machine."""
 
-    seconds: float  # for each comparison
+    seconds: float  # for each comparison; a third of it for each point of a curve
     entries: int  # of the large leaf
     dtypes: tuple[str, ...]  # of the large leaf
     curve: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7, 10**8)
@@ -36,6 +36,7 @@ class Sizes(NamedTuple):
     noisy_sgd_leaves: int = 320  # beyond, it takes minutes to compile
 
 
+MEMORY = 10**8  # entries of a leaf up to which all contenders' states, of 12 bytes an entry, are held at once
 MAIN = [contenders.ADAM, contenders.RADEMACHER, contenders.NORMAL]
 CURVES = [*MAIN, contenders.NOISY_SGD]
 
@@ -105,11 +106,11 @@ def memory(case: str, entries: Sequence[Contender], params: Any) -> Iterator[Row
     gradients = trees.gradients(params)
     groups: dict[Any, int] = {}
     for leaf in jax.tree.leaves(params):
-        groups[leaf.shape] = groups.get(leaf.shape, 0) + 4 * leaf.size
+        groups[leaf.shape, leaf.dtype] = groups.get((leaf.shape, leaf.dtype), 0) + leaf.nbytes
     states, temporary = {}, {}
     for c in entries:
         carry = c.start(params)
-        states[c.name] = sum(np.asarray(_data(x)).nbytes for x in jax.tree.leaves(carry))
+        states[c.name] = sum(_data(x).nbytes for x in jax.tree.leaves(carry[1]))
         analysis = compiled(c.step, carry, gradients).memory_analysis()
         temporary[c.name] = math.nan if analysis is None else analysis.temp_size_in_bytes
     for measure, found in (("state", states), ("temporary memory", temporary)):
@@ -158,20 +159,26 @@ def large_leaf(sizes: Sizes) -> Iterator[Row]:
     for dtype in sizes.dtypes:
         params = trees.one_leaf(sizes.entries, dtype)
         case = f"1 leaf, {sizes.entries:.0e} parameters, {dtype}"
-        entries, torch = [*MAIN, contenders.ADAM_AGAIN, contenders.rbg(), *contenders.OTHERS], {}
-        if dtype == "float32":  # noisy_sgd makes bfloat16 parameters float32
+        entries, torch = [*MAIN, contenders.ADAM_AGAIN, contenders.rbg()], {}
+        if sizes.entries <= MEMORY:
+            entries += contenders.OTHERS
+        if sizes.entries <= MEMORY and dtype == "float32":  # noisy_sgd makes bfloat16 parameters float32
             entries += [contenders.NOISY_SGD, *contenders.peers()]
             torch = contenders.in_torch(params, trees.gradients(params))
         yield from update_times(case, entries, params, sizes.seconds)
         rows = list(step_times(case, entries, params, sizes.seconds, torch))
         yield from rows
-        # Gradients, parameters and two moments are read, all but the gradients written.
-        size = params["w"].nbytes
-        limit = 7 * size / rate
-        note = f"7 arrays of {size:,} bytes at {rate / 1e9:.1f} GB/s"
-        ratio = timing.Quartiles(*3 * [limit / rows[0].value])
-        yield Row("step in place", case, "memory bandwidth alone", limit, ratio, note)
+        if sizes.entries >= 10**7:  # below, the caches hold it
+            yield _bandwidth_alone(case, rows[0], params["w"].nbytes, rate)
         yield from memory(case, MAIN, params)
+
+
+def _bandwidth_alone(case: str, adam: Row, size: int, rate: float) -> Row:
+    """The time in which gradients, parameters and two moments are read, and all but the gradients written."""
+    limit = 7 * size / rate
+    note = f"7 arrays of {size:,} bytes at {rate / 1e9:.1f} GB/s"
+    ratio = timing.Quartiles(*3 * [limit / adam.value])
+    return Row("step in place", case, "memory bandwidth alone", limit, ratio, note)
 
 
 def highway(sizes: Sizes) -> Iterator[Row]:
@@ -190,7 +197,7 @@ def highway(sizes: Sizes) -> Iterator[Row]:
 def parameters(sizes: Sizes) -> Iterator[Row]:
     for entries in sizes.curve:
         params = trees.one_leaf(entries)
-        case = f"1 leaf, {entries:.0e} parameters"
+        case = f"curve: 1 leaf, {entries:.0e} parameters"
         yield from update_times(case, CURVES, params, sizes.seconds / 3)
         yield from step_times(case, CURVES, params, sizes.seconds / 3)
 
@@ -198,7 +205,7 @@ def parameters(sizes: Sizes) -> Iterator[Row]:
 def leaves(sizes: Sizes) -> Iterator[Row]:
     for number in sizes.leaves:
         params = trees.equal_leaves(number, 10**6)
-        case = f"{number} leaves, 1e+06 parameters"
+        case = f"curve: {number} leaves, 1e+06 parameters in all"
         entries = CURVES if number <= sizes.noisy_sgd_leaves else MAIN
         yield from update_times(case, entries, params, sizes.seconds / 3)
         yield from compile_times(case, entries, params)

@@ -3,19 +3,18 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 
-from benchmarks import timing
 from benchmarks.measures import Row
 from benchmarks.samplers import Statistics
 from examples import presentation
 
-HEADING = ["measure", "case", "contender", "value", "against optax.adam (quartiles)"]
+HEADING = ["measure", "case", "contender", "value", "/ optax.adam", "quartiles", "note"]
 PACKAGES = ["jax", "jaxlib", "optax", "flax", "langevin_optax", "blackjax", "sgmcmcjax", "posteriors", "torch"]
 
 
@@ -39,9 +38,16 @@ def machine() -> str:
 
 
 def cells(row: Row) -> list[str]:
-    in_bytes = row.measure in ("state", "temporary memory")
-    value = f"{row.value:,.0f} bytes" if in_bytes else _seconds(row.value)
-    return [row.measure, row.case, row.contender, value, "; ".join(filter(None, [_ratio(row.ratio), row.note]))]
+    value = f"{row.value:,.0f} bytes" if _unit(row) == "bytes" else _seconds(row.value)
+    ratio = quartiles = ""
+    if row.ratio is not None:
+        ratio = f"{row.ratio.median:.2f}"
+        quartiles = f"{row.ratio.low:.2f} to {row.ratio.high:.2f}" if row.ratio.low < row.ratio.high else ""
+    return [row.measure, row.case, row.contender, value, ratio, quartiles, row.note]
+
+
+def _unit(row: Row) -> str:
+    return "bytes" if row.measure in ("state", "temporary memory") else "seconds"
 
 
 def _seconds(seconds: float) -> str:
@@ -51,64 +57,79 @@ def _seconds(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def _ratio(ratio: timing.Quartiles | None) -> str:
-    if ratio is None:
-        return ""
-    return f"{ratio.median:.2f}" + (f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low < ratio.high else "")
-
-
-def line(row: Row) -> str:
+def line(cells: Sequence[str]) -> str:
     """A row as text, for a table that is printed as it grows."""
-    widths = (16, 42, 36, 20, 0)
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells(row), widths, strict=True)).rstrip()
+    widths = (16, 46, 36, 18, 12, 14, 0)
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def markdown(rows: Sequence[Row], statistics: Sequence[Statistics]) -> str:
+    """A table for each measure."""
+    text = []
+    for measure in dict.fromkeys(row.measure for row in rows):
+        body = [cells(row)[1:] for row in rows if row.measure == measure]
+        kept = [i for i, name in enumerate(HEADING[1:]) if any(line[i] for line in body)]
+        text.append(f"## {measure.capitalize()}")
+        text.append(_table([[line[i] for i in kept] for line in [HEADING[1:], *body]]))
+    if statistics:
+        text.append(f"## Statistics of {statistics[0].draws:,} draws")
+        text.append(_table(statistics_table(statistics)))
+    return "\n\n".join(text)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    heading, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([heading, "|" + " :--- |" * len(rows[0]), *body])
 
 
 def statistics_table(found: Sequence[Statistics]) -> list[list[str]]:
-    heading = ["sampler", "mean", "variance", "E ξ³", "E ξ⁴", "share beyond ±4 (N(0, 1): 1)", "largest"]
-    rows = [[s.name, *(f"{x:.4f}" for x in s[1:5]), f"{s.beyond_4:.2f}", f"{s.largest:.2f}"] for s in found]
+    heading = ["sampler", "mean", "variance", "E ξ³", "E ξ⁴", "beyond ±4, relative to N(0, 1)", "largest"]
+    rows = [[s.name, *(f"{x:.4f}" for x in s[2:6]), f"{s.beyond_4:.2f}", f"{s.largest:.2f}"] for s in found]
     return [heading, *rows]
 
 
-def write(
-    rows: Sequence[Row], statistics: Sequence[Statistics], entries: int, command: str, folder: Path
-) -> list[Path]:
-    """Write the table as Markdown and CSV, and the picture if the curves were measured."""
+def write(rows: Sequence[Row], statistics: Sequence[Statistics], command: str, folder: Path) -> list[Path]:
+    """Write the tables as Markdown and CSV, and the picture if both curves were measured."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = [f"`{command}`, on {machine()}.", presentation.as_markdown([HEADING, *map(cells, rows)])]
-    if statistics:
-        text.append(f"Statistics of {entries:,} draws of each sampler:")
-        text.append(presentation.as_markdown(statistics_table(statistics)))
+    picture = _picture(rows, folder / "cost.png")
+    text = ["# Results", f"`{command}`, on {machine()}."]
+    text += [f"![Time against parameters and leaves]({picture.name})"] if picture else []
     written = [folder / "results.md"]
-    written[0].write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    heading = ["measure", "case", "contender", "value", "ratio_25", "ratio_50", "ratio_75", "note"]
-    lines = [(*row[:4], *(row.ratio or ("", "", "")), row.note) for row in rows]
+    written[0].write_text("\n\n".join([*text, markdown(rows, statistics)]) + "\n", encoding="utf-8")
+    heading = ["measure", "case", "contender", "value", "unit", "ratio_25", "ratio_50", "ratio_75", "note"]
+    lines = [(*row[:4], _unit(row), *(row.ratio or ("", "", "")), row.note) for row in rows]
     written.append(presentation.write_csv(heading, lines, folder / "results.csv"))
-    picture = _picture(rows, folder)
     return [*written, *([picture] if picture else [])]
 
 
-def _picture(rows: Sequence[Row], folder: Path) -> Path | None:
+def _picture(rows: Sequence[Row], path: Path) -> Path | None:
     """Time against parameters and leaves, and compile time against leaves."""
-    one_leaf = [row for row in rows if row.case.startswith("1 leaf,") and row.case.endswith("parameters")]
-    leaves = [row for row in rows if row.case.endswith("leaves, 1e+06 parameters")]
+    one_leaf = [row for row in rows if row.case.startswith("curve: 1 leaf,")]
+    leaves = [row for row in rows if row.case.startswith("curve:") and row.case.endswith("in all")]
     if not one_leaf or not leaves:
+        path.unlink(missing_ok=True)
         return None
+
+    def number(position: int) -> Callable[[Row], float]:
+        return lambda row: float(row.case.split()[position])
+
     panels = [
-        (one_leaf, "update", "parameters, in one leaf", lambda row: float(row.case.split()[2])),
-        (one_leaf, "step in place", "parameters, in one leaf", lambda row: float(row.case.split()[2])),
-        (leaves, "update", "leaves of one million parameters", lambda row: float(row.case.split()[0])),
-        (leaves, "compile", "leaves of one million parameters", lambda row: float(row.case.split()[0])),
+        ("update, one leaf", one_leaf, "update", "parameters", number(3)),
+        ("step in place, one leaf", one_leaf, "step in place", "parameters", number(3)),
+        ("update, many leaves", leaves, "update", "leaves, a million parameters in all", number(1)),
+        ("compile time, many leaves", leaves, "compile", "leaves, a million parameters in all", number(1)),
     ]
     with plt.rc_context(presentation.FONTS):
         figure, axes = plt.subplots(2, 2, figsize=(11, 8))
-        for ax, (of, measure, label, place) in zip(axes.flat, panels, strict=True):
+        for ax, (title, of, measure, label, place) in zip(axes.flat, panels, strict=True):
             _curves(ax, [row for row in of if row.measure == measure], place)
-            ax.set(title=measure, xlabel=label, ylabel="time against optax.adam")
+            ax.set(title=title, xlabel=label, ylabel="time / optax.adam's")
         return presentation.finish(
             figure,
             "What the noise costs",
-            f"Medians, bands between the quartiles; float32; logarithmic axes; {machine()}.",
-            folder / "cost.png",
+            "Medians, bands between the quartiles; float32; logarithmic axes; noisy_sgd up to 320 leaves. "
+            f"{machine()}.",
+            path,
             legend_columns=4,
         )
 

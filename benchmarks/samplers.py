@@ -10,7 +10,7 @@ import numpy as np
 
 import langevin_optax as lgv
 from benchmarks import contenders, measures, trees
-from langevin_optax import _threefry
+from langevin_optax import _noise, _threefry
 
 
 def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -20,7 +20,9 @@ def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def two_of_16_bits(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Two normals from one word: the quantiles of the middles of 2¹⁶ equal parts."""
     *rest, last = shape or (1,)
-    words = bits(key, (*rest, -(-last // 2)))
+    half = (*rest, -(-last // 2))
+    # Through memory: in one kernel with its uses, each of the two would draw the word for itself.
+    (words,) = _noise._apart(lambda key: bits(key, half), key[None])
     halves = jnp.concatenate([words & np.uint32(0xFFFF), words >> np.uint32(16)], axis=-1)[..., :last]
     return math.sqrt(2) * jax.lax.erf_inv((2 * halves.reshape(shape).astype(dtype) + 1) / 2**16 - 1)
 
@@ -61,14 +63,16 @@ def times(sizes: measures.Sizes) -> Iterator[measures.Row]:
         contenders.of_optax(c.name, lgv.adam(contenders.RATE, contenders.SIGMA, c.key, sampler=c.sampler))
         for c in candidates()
     ]
-    case = f"lgv.adam, 1 leaf, {sizes.entries:.0e} parameters"
-    params = trees.one_leaf(sizes.entries)
+    size = min(sizes.entries, measures.MEMORY)
+    case = f"lgv.adam in place, 1 leaf, {size:.0e} parameters"
+    params = trees.one_leaf(size)
     for row in measures.step_times(case, [contenders.ADAM, *entries], params, sizes.seconds):
         yield row._replace(measure="sampler")
 
 
 class Statistics(NamedTuple):
     name: str
+    draws: int
     mean: float
     variance: float
     third: float
@@ -82,4 +86,4 @@ def statistics(entries: int) -> Iterator[Statistics]:
         xi = np.asarray(lgv.noise_like(c.key, 0, jnp.zeros(entries), c.sampler), np.float64)
         beyond = float((np.abs(xi) > 4).mean() / math.erfc(4 / math.sqrt(2)))
         first, second, third, fourth = (float((xi**k).mean()) for k in (1, 2, 3, 4))
-        yield Statistics(c.name, first, second, third, fourth, beyond, float(np.abs(xi).max()))
+        yield Statistics(c.name, entries, first, second, third, fourth, beyond, float(np.abs(xi).max()))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-SHORTEST = 2e-3  # seconds; programs that take less are called several times for one sample
+SHORTEST = 5e-3  # seconds; programs that take less are called several times for one sample
 
 
 class Quartiles(NamedTuple):

@@ -27,6 +27,24 @@ def test_the_command_writes_the_table(tmp_path, capsys):
     assert len(lines) > 20
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--entries", "0"], "expected a whole number of at least 1, such as 1e7, got 0"),
+        (["--entries", "1.5"], "expected a whole number"),
+        (["--entries", "1e400"], "expected a whole number"),
+        (["--entries", "many"], "expected a number, got many"),
+        (["--seconds", "-1"], "expected a number of at least 0, got -1"),
+        (["--seconds", "inf"], "expected a number of at least 0"),
+        (["--only", "everything"], "invalid choice: 'everything'"),
+    ],
+)
+def test_bad_flags(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert message in capsys.readouterr().err
+
+
 def test_ratios_are_those_of_the_calls(monkeypatch):
     """With a clock that the programs themselves move."""
     now = [0.0]
@@ -69,7 +87,7 @@ def test_memory_of_the_state_and_of_the_update(optimized):
         assert size - temporary["optax.adam"] <= 16 * (32 * 32 + 32) * 4 + 1000
 
 
-def test_every_network_trains_and_its_first_layers_are_masked():
+def test_networks_have_first_layers_and_those_of_unusual_state_train():
     names = []
     for network in networks.networks():
         variables = jax.eval_shape(network.model.init, jax.random.key(0), network.x)
@@ -99,9 +117,11 @@ def test_the_picture_and_the_curves(tmp_path):
         for measure in ("update", "compile"):
             for c in measures.CURVES:
                 ratio = timing.Quartiles(0.9, 1.0, 1.1)
-                rows.append(measures.Row(measure, f"{number} leaves, 1e+06 parameters", c.name, 1e-3, ratio))
-    assert {r.case for r in rows[:16]} == {"1 leaf, 1e+01 parameters", "1 leaf, 1e+02 parameters"}
-    written = report.write(rows, [], 0, "python -m benchmarks", tmp_path)
+                rows.append(
+                    measures.Row(measure, f"curve: {number} leaves, 1e+06 parameters in all", c.name, 1e-3, ratio)
+                )
+    assert {r.case for r in rows[:16]} == {"curve: 1 leaf, 1e+01 parameters", "curve: 1 leaf, 1e+02 parameters"}
+    written = report.write(rows, [], "python -m benchmarks", tmp_path)
     assert (tmp_path / "cost.png") in written
     assert (tmp_path / "cost.png").stat().st_size > 10_000
 
