@@ -43,7 +43,7 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 def box_muller(radius: jax.Array, angle: jax.Array) -> jax.Array:
     """√(−2 log u) cos(2πv) in float32, u uniform on (0, 1] and v on [0, 1) from a uint32 each; at most 6.8.
 
-    A third of the work of the inverse error function of `jax.random.normal`, and 31 bits in the tail for its 23.
+    Half the work of the inverse error function of `jax.random.normal`, and 31 bits in the tail for its 23.
 
     Box and Muller, A note on the generation of random normal deviates, 1958.
     """
