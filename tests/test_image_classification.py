@@ -3,58 +3,97 @@
 import contextlib
 import csv
 import io
-from collections import defaultdict
+import itertools
+import json
+import math
+from collections import Counter, defaultdict
 from dataclasses import replace
 from statistics import median
 
+import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
+import langevin_optax as lgv
 from examples.image_classification import __main__ as demo
-from examples.image_classification import data, models, report, train
+from examples.image_classification import data, flags, models, optimizers, presets, report, train
+from examples.image_classification.results import Results, Run
 
-DIGITS = data.digits()
-SMALL = train.Settings(depths=(2,), seeds=2, epochs=2, adam_eps=1e-6)  # the eps of lgv.adam
+DIGITS = data.load("digits")
+SMALL = DIGITS._replace(
+    name="small",
+    train_x=DIGITS.train_x[:256],
+    train_y=DIGITS.train_y[:256],
+    test_x=DIGITS.test_x[:128],
+    test_y=DIGITS.test_y[:128],
+)
 NAMES = ["Adam", "L-Adam", "LL-Adam 30 %"]
 
 
+def task(*argv, of=SMALL):
+    """The first task of these flags."""
+    few = ["--depths", "2", "--epochs", "2", "--plain-eps", "1e-6"]  # the eps of lgv.adam
+    return flags.tasks(flags.parse([*few, *argv]), of)[0]
+
+
 @pytest.fixture(autouse=True)
-def compile_fast(monkeypatch):
-    """What runs for a moment only is not worth optimising."""
-    compile_ = jax.stages.Lowered.compile
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: compile_(lowered, options))
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
-def curves(name, settings, depth=2):
-    model = models.Dense(depth, settings.width)
-    tx = train.optimizers(model, DIGITS, settings)[name]
-    chunks = list(train.compile_training(model, tx, DIGITS, settings))
-    return train.Curves(*map(np.hstack, zip(*chunks, strict=True)))
+def curves(task, seeds=(0, 1), of=SMALL):
+    """Accuracy and loss, (epochs, seeds)."""
+    training = train.prepare(task, of)
+    runs, epochs = training.start(seeds), []
+    for number in range(task.epochs):
+        runs, curve = training.epoch(runs, np.int32(number), training.images)
+        epochs.append(curve)
+    return [np.array(curve) for curve in zip(*epochs, strict=True)]
+
+
+def main(*argv):
+    """Both outputs."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        demo.main([str(argument) for argument in argv])
+    return stdout.getvalue(), stderr.getvalue()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_the_study_end_to_end(tmp_path):
-    stdout, stderr = io.StringIO(), io.StringIO()
-    flags = ["--depths", "2", "1", "2", "--seeds", "2", "--epochs", "2", "--output", str(tmp_path / "new" / "folder")]
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        demo.main(flags)
     output = tmp_path / "new" / "folder"
+    command = ["--depths", 2, 1, 2, "--seeds", 2, "--epochs", 2, "--output", output]
+    printed, progress = main(*command)
 
     with (output / "runs.csv").open(encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
-    assert [(r["depth"], r["optimiser"], r["seed"]) for r in runs] == [
-        (depth, name, seed) for depth in "12" for name in NAMES for seed in "01"
+    assert [(r["data"], r["model"], r["depth"], r["optimiser"], r["seed"]) for r in runs] == [
+        ("digits", "dense", depth, name, seed) for depth in "12" for name in NAMES for seed in "01"
     ]
     assert all(0 <= float(r["final"]) <= float(r["best"]) <= 1 for r in runs)
     assert all(int(r["trained"]) == (float(r["final"]) > 0.5) and float(r["final_loss"]) > 0 for r in runs)
+    written = {
+        (str(r["task"]["depth"]), r["task"]["optimizer"], str(r["seed"])): r for r in lines(output / "runs.jsonl")
+    }
+    assert len(written) == len(runs) == 12
+    for r in runs:
+        line = written[r["depth"], r["optimiser"].split()[0].lower(), r["seed"]]
+        assert f"{line['accuracy'][-1]:.6f}" == r["final"] and len(line["accuracy"]) == len(line["loss"]) == 2
+        assert line["task"]["data"] == "digits" and line["task"]["epochs"] == 2
 
     final, trained = defaultdict(list), defaultdict(int)
     for r in runs:
-        final[r["depth"], r["optimiser"]].append(float(r["final"]))
-        trained[r["depth"], r["optimiser"]] += int(r["trained"])
+        final[r["optimiser"], r["depth"]].append(float(r["final"]))
+        trained[r["optimiser"], r["depth"]] += int(r["trained"])
     cells = {
         cell: "{} ({} to {}) {}/2".format(
             *(f"{a:.3f}"[1:] for a in (median(accuracies), min(accuracies), max(accuracies))), trained[cell]
@@ -63,37 +102,52 @@ def test_the_study_end_to_end(tmp_path):
     }
 
     with (output / "summary.csv").open(encoding="utf-8") as file:
-        summary = {(r["depth"], r["optimiser"]): r for r in csv.DictReader(file)}
+        summary = {(r["optimiser"], r["depth"]): r for r in csv.DictReader(file)}
     assert list(summary) == list(cells)
     for cell, r in summary.items():
-        assert float(r["final_median"]) == pytest.approx(median(final[cell]), abs=1e-6)
-        assert (float(r["final_worst"]), float(r["final_best"])) == (min(final[cell]), max(final[cell]))
-        assert (int(r["trained"]), int(r["seeds"])) == (trained[cell], 2)
+        a, b = final[cell]
+        assert float(r["final_median"]) == pytest.approx((a + b) / 2, abs=1e-6) == float(r["final_mean"])
+        assert float(r["final_sd"]) == pytest.approx(abs(a - b) / math.sqrt(2), abs=2e-6)
+        assert (float(r["final_worst"]), float(r["final_best"])) == (min(a, b), max(a, b))
+        assert (int(r["trained"]), int(r["diverged"]), int(r["seeds"])) == (trained[cell], 0, 2)
 
-    markdown, printed = (output / "results.md").read_text(encoding="utf-8"), stdout.getvalue()
+    markdown = (output / "results.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
-    assert rows[0] == ["Hidden layers", *NAMES]
-    assert rows[2:] == [[depth, *(cells[depth, name] for name in NAMES)] for depth in "12"]
+    assert rows[0] == ["Optimiser", "1 hidden layer", "2 hidden layers"]
+    assert rows[2:5] == [[name, *(cells[name, depth] for depth in "12")] for name in NAMES]
     table = [line for line in printed.splitlines() if "/2" in line]
-    assert ["  ".join(row) for row in rows[2:]] == [line.strip() for line in table]
-    assert table[0].index(cells["1", "L-Adam"]) == table[1].index(cells["2", "L-Adam"])
+    assert ["  ".join(row) for row in rows[2:5]] == [line.strip() for line in table]
+    assert table[0].index(cells["Adam", "2"]) == table[1].index(cells["L-Adam", "2"])
+    difference = np.subtract(final["L-Adam", "2"], final["Adam", "2"]).mean()
+    assert rows[7][0] == "L-Adam" and rows[7][2].startswith(report.signed(difference))
 
-    a, l, ll = (trained["2", name] for name in NAMES)  # noqa: E741
-    sentence = f"At 2 hidden layers Adam trained {a} of 2 seeds, L-Adam {l} of 2, LL-Adam 30 % {ll} of 2."
+    counts = ", ".join(f"{name} {trained[name, '2']}" for name in NAMES)
+    sentence = f"Trained with 2 hidden layers, of 2 seeds: {counts}."
     assert sentence in printed and sentence in markdown
-    for name in ("results.md", "summary.csv", "runs.csv", "learning_curves.png", "accuracy_against_depth.png"):
+    assert "digits, 1437 training and 360 test images" in printed and "2 epochs of 11 batches of 128" in markdown
+    pictures = ("learning_curves.png", "training_loss.png", "accuracy_against_depth.png")
+    for name in ("runs.jsonl", "results.md", "summary.csv", "runs.csv", *pictures):
         assert str(output / name) in printed
-    for name in ("learning_curves.png", "accuracy_against_depth.png"):
+    for name in pictures:
         picture = matplotlib.image.imread(output / name)
         assert min(picture.shape[:2]) > 400 and picture.std() > 0.05
     # No terminal: a line each time, the last one for all the work.
-    assert "\r" not in stderr.getvalue() and "100% " in stderr.getvalue().strip().splitlines()[-1]
+    assert "\r" not in progress and "100% " in progress.strip().splitlines()[-1]
+    assert not list((output / "checkpoints").iterdir())
+
+    # Once more: nothing is run again. One seed more: that one only.
+    first = (output / "runs.jsonl").read_bytes()
+    printed, progress = main(*command)
+    assert "12 of 12 runs are in" in printed and sentence in printed and not progress
+    assert (output / "runs.jsonl").read_bytes() == first
+    assert "6 of 9 runs are in" in main("--depths", 1, "--seeds", 3, "--epochs", 2, "--output", output)[0]
+    assert (output / "runs.jsonl").read_bytes().startswith(first)
+    assert [line["seed"] for line in lines(output / "runs.jsonl")[12:]] == [2] * 3
 
 
 def test_optimisers_share_weights_batches_and_noise_and_seeds_do_not():
-    model = models.Dense(2, SMALL.width)
     adam, langevin, layer = (
-        train.start(model, tx, DIGITS, 2) for tx in train.optimizers(model, DIGITS, SMALL).values()
+        train.prepare(task("--optimizers", name), SMALL).start(range(2)) for name in ("adam", "l-adam", "ll-adam")
     )
 
     def different(tree):  # a leaf that is not constant from the start, such as a kernel
@@ -110,45 +164,366 @@ def test_optimisers_share_weights_batches_and_noise_and_seeds_do_not():
 
 
 def test_noise_is_the_only_difference():
-    adam, silent = curves("Adam", SMALL), curves("L-Adam", replace(SMALL, sigma=0.0))
-    everywhere, all_layers = curves("L-Adam", SMALL), curves("LL-Adam 100 %", replace(SMALL, noisy_layers=1.0))
-    np.testing.assert_array_equal(silent.accuracy, adam.accuracy)
-    np.testing.assert_allclose(silent.loss, adam.loss, rtol=1e-6)  # two programs round alike on some machines only
+    adam, silent = curves(task("--optimizers", "adam")), curves(task("--optimizers", "l-adam", "--sigma", "0"))
+    everywhere = curves(task("--optimizers", "l-adam"))
+    all_layers = curves(task("--optimizers", "ll-adam", "--noisy-layers", "1.0"))
+    np.testing.assert_array_equal(silent[0], adam[0])
+    np.testing.assert_allclose(silent[1], adam[1], rtol=1e-6)  # two programs round alike on some machines only
     np.testing.assert_array_equal(all_layers, everywhere)
-    assert not np.array_equal(everywhere.loss, adam.loss)
-    assert not np.array_equal(adam.loss[0], adam.loss[1])
+    assert not np.array_equal(everywhere[1], adam[1])
+    assert not np.array_equal(adam[1][:, 0], adam[1][:, 1])
 
 
-def test_the_length_of_a_call_changes_nothing():
-    one_at_a_time, together = curves("Adam", replace(SMALL, epochs=7), 1), curves("Adam", replace(SMALL, epochs=4), 1)
-    assert one_at_a_time.loss.shape == one_at_a_time.accuracy.shape == (2, 7)
-    np.testing.assert_allclose(one_at_a_time.loss[:, :4], together.loss, rtol=1e-4)
-    assert np.all(np.diff(one_at_a_time.loss) < 0) and np.all(one_at_a_time.accuracy[:, -1] > 0.7)
+def test_a_seed_does_not_depend_on_the_others():
+    together, alone = curves(task(), seeds=(0, 3)), curves(task(), seeds=(3,))
+    np.testing.assert_allclose(together[1][:, 1:], alone[1], rtol=1e-5)
+
+
+# The optimisers
+
+
+LAYERS = ["Dense_0", "Dense_1", "Dense_2"]
+
+
+def after_steps(tx):
+    """Parameters of three layers after two steps, one entry of each without gradient."""
+    params = {name: {"kernel": jnp.array([0.5, -1.5, 1.0])} for name in LAYERS}
+    state = tx.init(params)
+    for scale in (1.0, -0.3):
+        grads = {name: {"kernel": jnp.array([0.1, 0.0, 2.0]) * scale} for name in LAYERS}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def built(*argv, key=0):
+    return optimizers.build(task(*argv), LAYERS, steps=10)(key)
+
+
+@pytest.mark.parametrize("name", optimizers.FAMILIES)
+def test_names_are_the_optimisers_of_that_name(name):
+    eps = {} if name == "sgd" else {"eps": 1e-3}
+    gamma = optax.linear_schedule(0.5, 0.0, 10)
+    plain = built(
+        "--optimizers", name, "--plain-eps", "1e-3", "--learning-rate", "0.5", "--learning-rate-schedule", "linear"
+    )
+    chex.assert_trees_all_close(after_steps(plain), after_steps(getattr(optax, name)(gamma, **eps)), rtol=1e-6)
+
+    langevin, sigma = getattr(lgv, name), optax.linear_schedule(0.2, 0.0, 6)
+    noisy = ["--learning-rate", "0.5", "--learning-rate-schedule", "linear", "--sigma", "0.2"]
+    expected = after_steps(langevin(gamma, sigma, key=7))
+    chex.assert_trees_all_close(after_steps(built("--optimizers", f"l-{name}", *noisy, key=7)), expected, rtol=1e-6)
+    first = after_steps(built("--optimizers", f"ll-{name}", "--noisy-layers", "2", *noisy, key=7))
+    silent = after_steps(langevin(gamma, 0.0, key=7))
+    chex.assert_trees_all_close(first, {**expected, "Dense_2": silent["Dense_2"]}, rtol=1e-6)
+    assert not np.allclose(expected["Dense_2"]["kernel"], silent["Dense_2"]["kernel"])
+
+
+def test_names_of_the_others():
+    noisy = ["--learning-rate", "0.5", "--sigma", "0.2"]
+    expected = after_steps(built("--optimizers", "l-sgd", *noisy))
+    chex.assert_trees_all_equal(after_steps(built("--optimizers", "sgld", *noisy)), expected)
+    integrator = ["--learning-rate", "0.5", "--temperature", "0.3", "--friction", "0.7", "--optimizers"]
+    order = {"order": LAYERS}
+    thermostat = {"sigma": 0.02, "coupling": 0.05}
+    for name, tx in {
+        "baoab": lgv.baoab(0.5, 0.3, 0.7, 3),
+        "overdamped": lgv.overdamped_langevin(0.5, 0.3, 3),
+        "adlala": lgv.adlala(0.5, 3, temperature=0.3, friction=0.7, **thermostat, **order),
+        "lol": lgv.lol(0.5, 3, temperature=0.3, friction=0.7, **order),
+        "lala": lgv.lala(0.5, 3, temperature=0.3, friction=0.7, **order),
+    }.items():
+        got = built(*integrator, name, "--thermostat-sigma", "0.02", "--coupling", "0.05", key=3)
+        chex.assert_trees_all_close(after_steps(got), after_steps(tx), rtol=1e-6)
+
+
+def test_an_integrator_learns():
+    _, loss = curves(task("--optimizers", "adlala", "--depths", "1", "--epochs", "8", "--learning-rate", "0.25"), [0])
+    assert loss[-1] < loss[0] - 0.3
+    assert task("--optimizers", "overdamped", "--friction", "3").friction is None
+    assert task("--optimizers", "baoab", "--friction", "3").friction == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("constant", (2, 2, 2, 2)),
+        ("linear", (2, 1.5, 0.98, 0)),
+        ("cosine", (2, 1 + math.cos(math.pi / 4), 1 + math.cos(0.51 * math.pi), 0)),
+        ("inverse-time", (2, 2 / 1.5, 2 / 2.02, 2 / 3)),
+        ("step", (2, 2, 0.2, 0.2)),
+    ],
+)
+def test_learning_rates(name, values):
+    schedule = optimizers.learning_rate_schedule(
+        task("--learning-rate", "2", "--learning-rate-schedule", name), steps=100
+    )
+    for count, value in zip((0, 25, 51, 100), values, strict=True):
+        assert (schedule(count) if callable(schedule) else schedule) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("constant", (2, 2, 2)),
+        ("linear", (2, 1, 0)),
+        ("inverse-sqrt-log", (2, 2 / math.sqrt(math.log(math.e + 0.4)), 2 / math.sqrt(math.log(math.e + 1.8)))),
+        ("step", (2, 2, 0)),
+    ],
+)
+def test_sigmas(name, values):
+    own = task("--optimizers", "l-adam", "--sigma", "2", "--sigma-schedule", name, "--noisy-steps", "0.4")
+    schedule = optimizers.sigma_schedule(own, steps=100)
+    for count, value in zip((0, 20, 90), values, strict=True):
+        assert (schedule(count) if callable(schedule) else schedule) == pytest.approx(value, rel=1e-6)
+
+
+def test_names_and_values_of_optimisers():
+    given = ["--optimizers", "ll-adam", "adadelta", "ll-adadelta", "--noisy-layers", "4", "0.3", "1", "--sigma", "5"]
+    tasks = flags.tasks(flags.parse([*given, "adadelta=7", "--depths", "2"]), SMALL)
+    assert [(optimizers.label(t), t.learning_rate, t.sigma) for t in tasks] == [
+        ("LL-Adam first 4", 1e-3, 5),
+        ("LL-Adam 30 %", 1e-3, 5),
+        ("LL-Adam first layer", 1e-3, 5),
+        ("Adadelta", 0.1, None),
+        ("LL-Adadelta first 4", 0.1, 7),
+        ("LL-Adadelta 30 %", 0.1, 7),
+        ("LL-Adadelta first layer", 0.1, 7),
+    ]
+    shares = [train.prepare(t, SMALL).noisy_share for t in flags.tasks(flags.parse([*given, "--depths", "9"]), SMALL)]
+    assert shares == [0.4, 0.3, 0.1, 0.0, 0.4, 0.3, 0.1]
+
+
+# The models
+
+
+def count(model, image):
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *image))))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def test_sizes_of_the_models():
+    build = {name: lambda *a, name=name: models.MODELS[name](*a, 10, jnp.float32) for name in models.MODELS}
+    dense = 784 * 64 + 64 + 39 * (64 * 64 + 64) + 64 * 10 + 10
+    assert count(build["dense"](40, 64), (28, 28, 1)) == dense
+    pooled = 14 * 14 * 32
+    convolution = 4 * 4 * 32 + 32
+    assert count(build["conv-dense"](10, 64), (28, 28, 1)) == convolution + dense + (pooled - 784) * 64 - 30 * 4160
+    assert count(build["highway"](80, 64), (28, 28, 1)) == 784 * 64 + 64 + 160 * 4160 + 650
+    # He et al., table 6: 0.27 million for ResNet-20.
+    assert 265_000 < count(build["resnet"](3, 16), (32, 32, 3)) < 275_000
+    order = lgv.layer_order(models.ResNet(), jnp.zeros((1, 32, 32, 3)))
+    assert sum("Conv" in path for path in order) == 1 + 18 + 2 and len(order) == 2 * 21 + 1
+    vgg = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)]
+    head = 4 * 4 * 128 * 128 + 128 + 1290
+    assert count(build["vgg"](2, 32), (32, 32, 3)) == sum(9 * a * b + b for a, b in vgg) + head
+    # Every layer adds growth channels to what it reads.
+    channels, kernels, norms = 10, 3 * 9 * 10, 0
+    for block in range(3):
+        if block:
+            kernels, norms = kernels + channels**2, norms + channels
+        for _ in range(6):
+            kernels, norms, channels = kernels + 9 * channels * 5, norms + channels, channels + 5
+    head = 2 * (norms + channels) + channels * 10 + 10
+    assert count(build["densenet"](6, 5), (32, 32, 3)) == kernels + head
+
+
+def test_highway_carries():
+    """With gates closed, the layers change nothing."""
+    x, model = jnp.arange(12.0).reshape(2, 6), models.Highway(5, 6, gate_bias=-100.0)
+    variables = model.init(jax.random.key(0), x)
+    params = variables["params"]
+    first = jax.nn.relu(x @ params["Dense_0"]["kernel"])
+    expected = first @ params["Dense_11"]["kernel"]
+    np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-5)
+
+
+def test_max_pool():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    np.testing.assert_array_equal(models._max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+
+
+@pytest.mark.parametrize("name", ["resnet", "densenet"])
+def test_batch_statistics(name):
+    """They follow the batches in training, and only then; testing takes each image for itself."""
+    own = task("--model", name, "--depths", "1", "--width", "4", "--epochs", "1", "--batch-size", "64")
+    training = train.prepare(own, SMALL)
+    before = training.start([0])
+    kept = jax.tree.map(np.array, before.batch_stats)
+    after, (accuracy, _) = training.epoch(before, np.int32(0), training.images)
+    changed = jax.tree.map(lambda a, b: not np.allclose(a, b), kept, after.batch_stats)
+    assert jax.tree.leaves(changed) and all(jax.tree.leaves(changed))
+    model = models.MODELS[name](1, 4, 10, jnp.float32)
+    variables = {"params": after.params, "batch_stats": after.batch_stats}
+    variables = jax.tree.map(lambda leaf: leaf[0], variables)
+    x = (SMALL.test_x / 16).astype(np.float32)
+    predict = jax.jit(lambda x: model.apply(variables, x, train=False))
+    logits = predict(x)
+    np.testing.assert_allclose(predict(x[:40]), logits[:40], rtol=1e-4, atol=1e-5)
+    assert np.mean(logits.argmax(1) == SMALL.test_y) == pytest.approx(accuracy[0], abs=1.5 / 128)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
+    own = task("--dtype", "bfloat16", "--optimizers", "l-adam")
+    training = train.prepare(own, SMALL)
+    runs = training.start([0])
+    program = str(jax.make_jaxpr(training.epoch)(runs, np.int32(0), training.images))
+    assert "bf16[1,128,64]" in program or "bf16[128,64]" in program
+    assert {leaf.dtype for leaf in jax.tree.leaves(runs.params)} == {jnp.dtype("float32")}
+    full, half = curves(replace(own, dtype="float32"), [0]), curves(own, [0])
+    np.testing.assert_allclose(half[1], full[1], rtol=0.02)
+    assert not np.array_equal(half[1], full[1])
+
+
+def test_augmentation_crops_and_flips_at_random():
+    image = jnp.arange(1, 31, dtype=jnp.uint8).reshape(1, 5, 6, 1)
+    images = jnp.repeat(image, 20_000, axis=0)
+    got = np.asarray(jax.jit(train.augmented)(jax.random.key(0), images))
+    assert got.dtype == np.uint8 and got.shape == images.shape
+    padded = np.pad(np.asarray(image[0, ..., 0]), 4)
+    crops = [padded[i : i + 5, j : j + 6] for i, j in itertools.product(range(9), range(9))]
+    expected = Counter(c.tobytes() for crop in crops for c in (crop, np.ascontiguousarray(crop[:, ::-1])))
+    counts = Counter(picture[..., 0].tobytes() for picture in got)
+    assert set(counts) == set(expected)
+    shares = np.array([expected[c] for c in expected]) / expected.total()
+    assert scipy.stats.chisquare([counts[c] for c in expected], shares * len(got)).pvalue > 1e-3
+    first, second = jax.random.split(jax.random.key(1))
+    assert not np.array_equal(train.augmented(first, images[:9]), train.augmented(second, images[:9]))
+
+
+def test_augmentation_is_used_in_training_only_when_asked_for():
+    fast = ["--optimizers", "adam", "--depths", "1", "--epochs", "6", "--learning-rate", "0.01"]
+    off, on = curves(task(*fast), [0]), curves(task(*fast, "--augment"), [0])
+    assert on[1][-1] > off[1][-1] + 0.3
+
+
+# Results, and their statistics
 
 
 def test_a_loss_that_is_not_finite_is_a_result(tmp_path):
-    settings = replace(SMALL, learning_rate=1e30)
-    broken = report.Result(2, "Adam", curves("Adam", settings))
-    assert not np.isfinite(broken.curves.loss[:, -1]).any()
-    assert broken.cell.endswith(" 0/2")
-    report.write([broken], settings, DIGITS, tmp_path)
+    command = ["--depths", 2, "--seeds", 2, "--epochs", 3, "--optimizers", "adam", "ll-adam", "--output", tmp_path]
+    printed, _ = main(*command, "--learning-rate", "adam=1e30")
+    assert printed.count("0/2, 2 diverged") == 2  # what is given for adam holds for its versions too
     with (tmp_path / "runs.csv").open(encoding="utf-8") as file:
-        assert [(r["final_loss"], r["trained"]) for r in csv.DictReader(file)] == [("nan", "0")] * 2
+        assert [(r["final_loss"], r["trained"]) for r in csv.DictReader(file)] == [("nan", "0")] * 4
 
 
 def test_trained_is_accurate_at_the_end_and_finite_throughout():
     accuracy = np.array([[0.2, 0.9], [0.2, 0.9], [0.9, 0.5], [0.2, 0.51]])
-    loss = np.array([[2.0, 1.0], [np.inf, 1.0], [2.0, 1.0], [2.0, 1.0]])
-    result = report.Result(3, "Adam", train.Curves(accuracy, loss))
+    loss = np.array([[2.0, 1.0], [np.nan, 1.0], [2.0, 1.0], [2.0, 1.0]])
+    runs = [Run(seed, *curve, 0.0) for seed, curve in enumerate(zip(accuracy, loss, strict=True))]
+    result = report.Result(task("--depths", "3", "--optimizers", "adam"), runs, 10)
     assert result.trained.tolist() == [True, False, False, True]
-    assert result.cell == ".705 (.500 to .900) 2/4"
+    assert result.cell == ".705 (.500 to .900) 2/4, 1 diverged"
     assert result.best.tolist() == [0.9, 0.9, 0.9, 0.51]
-    deeper = report.Result(7, "Adam", train.Curves(1 - accuracy, loss))
-    assert report.finding([result, deeper]) == "At 7 hidden layers Adam trained 0 of 4 seeds."
+    assert report.finding([result]) == "Trained with 3 hidden layers, of 4 seeds: Adam 2."
+    assert [report.trained_above(classes) for classes in (2, 10, 100)] == [0.75, 0.5, 0.05]
+
+
+def test_the_paired_difference():
+    ours, theirs = np.array([0.9, 0.8, 0.7]), np.array([0.5, 0.5, 0.5])
+    mean, low, high = report.paired_difference(ours, theirs)
+    assert mean == pytest.approx(0.3) and 0.2 <= low + 1e-9 < mean < high <= 0.4 + 1e-9
+    assert report.paired_difference(theirs, theirs) == (0, 0, 0)
+    assert np.isnan(report.paired_difference(ours[:1], theirs[:1])[1])
+    # It covers the true difference about as often as it says; without pairing it would almost never miss.
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        common = rng.normal(size=30)
+        _, low, high = report.paired_difference(common + rng.normal(0.1, 0.1, 30), common)
+        covered += low <= 0.1 <= high
+    assert scipy.stats.binomtest(covered, 200, 0.94).pvalue > 1e-3
+    assert (report.signed(0.0123), report.signed(-0.5), report.signed(-0.0001)) == ("+.012", "−.500", "+.000")
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("losses", "stopped"),
+    [
+        ([5, 4, 3, 2], None),
+        ([5, 4, 4, 4], 4),
+        ([5, 6, 4, 5, 6], 5),
+        ([5, 6, 7], 3),
+        ([math.nan, math.nan], 2),
+        ([5, math.inf, 4, 3, math.nan, math.nan, 1], 6),
+        ([], None),
+    ],
+)
+def test_when_to_stop_early(losses, stopped):
+    from examples.image_classification.sweep import _stopped_after
+
+    assert _stopped_after(task("--early-stopping", "2"), np.array(losses)) == stopped
+    assert _stopped_after(task(), np.array(losses)) is None
+
+
+def test_early_stopping(tmp_path):
+    command = ["--depths", 1, "--seeds", 2, "--epochs", 9, "--optimizers", "sgd", "adam", "--output", tmp_path]
+    main(*command, "--early-stopping", 3, "--learning-rate", "sgd=0")
+    main(*command)
+    stopped, full = lines(tmp_path / "runs.jsonl")[:4], lines(tmp_path / "runs.jsonl")[4:]
+    lengths = {line["task"]["optimizer"]: len(line["loss"]) for line in stopped}
+    # Without a step the loss of an epoch is that of its batches, which leave out other images each time.
+    assert 3 < lengths["sgd"] < 9 and lengths["adam"] == 9
+    adam = [[line["loss"] for line in part if line["task"]["optimizer"] == "adam"] for part in (stopped, full)]
+    assert adam[0] == adam[1]
+
+
+def test_seeds_one_at_a_time(tmp_path):
+    command = ["--depths", 1, "--seeds", 2, "--epochs", 1, "--optimizers", "l-adam"]
+    for at_once in (1, 2):
+        main(*command, "--seeds-at-once", at_once, "--output", tmp_path / str(at_once))
+    one, two = (lines(tmp_path / str(at_once) / "runs.jsonl") for at_once in (1, 2))
+    assert [line["seed"] for line in one] == [line["seed"] for line in two] == [0, 1]
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+
+
+def test_shares_of_layers_have_a_picture(tmp_path):
+    command = ["--depths", 3, "--seeds", 1, "--epochs", 1, "--optimizers", "rmsprop", "ll-rmsprop", "sgld"]
+    printed, _ = main(*command, "--noisy-layers", "0.5", "1", "--output", tmp_path)
+    assert "accuracy_against_share.png" in printed
+    assert [line["noisy_share"] for line in lines(tmp_path / "runs.jsonl")] == [0, 0.5, 0.25, 1]
+
+
+def test_the_file_of_results(tmp_path):
+    path, own, other = tmp_path / "runs.jsonl", task(), task("--epochs", "3")
+    runs = [Run(seed, np.array([0.1, 0.2]), np.array([2.0, np.nan]), 0.5) for seed in (0, 1)]
+    Results(path).append(own, runs)
+    Results(path).append(other, runs[:1])
+    whole = path.read_bytes()
+    assert len(whole.splitlines()) == 3 and b"NaN" not in whole
+    read = Results(path).runs(own)
+    assert list(read) == [0, 1]
+    np.testing.assert_array_equal(read[1].loss, runs[1].loss)
+    np.testing.assert_array_equal(read[1].accuracy, runs[1].accuracy)
+    assert list(Results(path).runs(other)) == [0] and not Results(path).runs(task("--epochs", "4"))
+
+    for cut in (1, 50, len(whole.splitlines()[-1])):  # what a kill in the middle of a write would leave
+        path.write_bytes(whole[:-cut])
+        torn = Results(path)
+        assert list(torn.runs(own)) == [0, 1] and not torn.runs(other)
+        torn.append(other, runs[:1])
+        assert path.read_bytes() == whole
+
+    path.write_bytes(whole.replace(b'"seed"', b'"sead"', 1))
+    with pytest.raises(ValueError, match=r"line 1 of .*runs.jsonl is not the result of a run"):
+        Results(path)
+
+
+def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
+    from examples.image_classification import results
+
+    store, own = Results(tmp_path / "runs.jsonl"), task()
+    store.append(own, [Run(0, np.zeros(2), np.ones(2), 0.0)])
+    assert store.runs(own)
+    monkeypatch.setattr(results, "_code", lambda: "other")
+    assert not store.runs(own)
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
     [
         (["--depths", "10", "0"], "--depths: must be a whole number of at least 1, got '0'"),
         (["--depths", "-3"], "--depths: must be a whole number of at least 1, got '-3'"),
@@ -156,21 +531,61 @@ def test_trained_is_accurate_at_the_end_and_finite_throughout():
         (["--seeds", "0"], "--seeds: must be a whole number of at least 1, got '0'"),
         (["--epochs", "1.5"], "--epochs: must be a whole number of at least 1, got '1.5'"),
         (["--epochs", "many"], "--epochs: must be a whole number of at least 1, got 'many'"),
-        (["--adam-eps", "-1"], "--adam-eps: must be a number of at least 0, got '-1'"),
-        (["--adam-eps", "nan"], "--adam-eps: must be a number of at least 0, got 'nan'"),
+        (["--plain-eps", "-1"], "--plain-eps: must be a number of at least 0, got '-1'"),
+        (["--plain-eps", "nan"], "--plain-eps: must be a number of at least 0, got 'nan'"),
+        (["--sigma", "inf"], "--sigma: must be a number of at least 0, got 'inf'"),
+        (["--sigma", "adm=1"], "--sigma: no optimiser 'adm'"),
+        (["--learning-rate", "adam=x"], "--learning-rate: must be a number of at least 0, got 'x'"),
+        (["--noisy-layers", "0"], "--noisy-layers: must be a whole number of layers, or a share above 0"),
+        (["--noisy-layers", "1.5"], "--noisy-layers: must be a whole number of layers, or a share above 0"),
+        (["--noisy-steps", "1.5"], "--noisy-steps: must be a number from 0 to 1, got '1.5'"),
+        (["--optimizers", "adam", "l-adm"], "--optimizers: no optimiser 'l-adm'"),
+        (["--model", "transformer"], "--model: invalid choice: 'transformer'"),
+        (["--preset", "imagenet"], "--preset: invalid choice: 'imagenet'"),
         (["--output", __file__], "--output: cannot make the folder"),
     ],
 )
-def test_nonsense_is_refused(flags, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_nonsense_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        demo.main(flags)
+        demo.main(argv)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_digits():
-    assert DIGITS.train_x.shape == (1437, 64) and DIGITS.test_x.shape == (360, 64)
-    assert DIGITS.train_x.min() == 0 and DIGITS.train_x.max() == 1
-    train_counts, test_counts = np.bincount(DIGITS.train_y), np.bincount(DIGITS.test_y)
-    np.testing.assert_allclose(test_counts, (train_counts + test_counts) * 360 / 1797, atol=1)
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--batch-size", "2000"], "--batch-size: digits has only 1437 training images"),
+        (["--optimizers", "ll-adam", "--noisy-layers", "12", "--depths", "9"], "has 10 layers with parameters, got 12"),
+        (["--data", "nothing.npz"], "cannot read 'nothing.npz': No such file or directory"),
+        (["--data", "no_such_set"], "'no_such_set' is neither 'digits', nor a file that ends in .npz, nor a set of"),
+    ],
+)
+def test_what_only_the_data_tell_is_refused(argv, message):
+    with pytest.raises(SystemExit) as stop:
+        main(*argv)
+    assert message in stop.value.code
+
+
+def test_data_that_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr(demo, "_memory", lambda: 100_000)
+    with pytest.raises(
+        SystemExit, match=r"the images of digits take 0\.000115 GB and stay on the device, which has 0\.0001 GB"
+    ):
+        main()
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_presets_are_flags(name):
+    options, defaults = flags.parse(["--preset", name]), flags.parse([])
+    assert set(vars(options)) == set(vars(defaults))
+    assert all(name in optimizers.NAMES for name in options.optimizers)
+    assert flags.parse(["--preset", name, "--epochs", "1"]).epochs == 1
+    assert flags.tasks(options, SMALL)
+
+
+def test_tensorboard(tmp_path):
+    main("--depths", 1, "--seeds", 1, "--epochs", 2, "--optimizers", "adam", "--tensorboard", "--output", tmp_path)
+    (events,) = (tmp_path / "tensorboard" / "1 hidden layer" / "Adam" / "seed 0").iterdir()
+    written = events.read_bytes()
+    assert written.count(b"test_accuracy") == 2 or written.count(b"test accuracy") == 2

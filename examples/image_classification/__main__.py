@@ -1,105 +1,147 @@
-"""Adam, Langevin Adam and Layer Langevin Adam on ever deeper networks: ``python -m examples.image_classification``."""
+"""Langevin, Layer Langevin and plain optimisers side by side: ``python -m examples.image_classification --help``."""
 
 import argparse
+import os
+import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
-from examples.image_classification import data, models, report, train
-from examples.presentation import Bar, as_text
-
-# Progress counts layers times epochs, to which time is proportional; compiling takes about as long as this many.
-_COMPILATION = 800
+from examples.image_classification import data, flags, models, optimizers, pictures, report, train
+from examples.image_classification.results import Results
+from examples.image_classification.sweep import Observer, Sweep
+from examples.image_classification.task import Task
+from examples.presentation import Bar
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings, output = _parse(argv)
-    digits = data.digits()
-    print(textwrap.fill(report.caption(settings, digits), 100), flush=True)
-    results = study(digits, settings)
-    note, finding = textwrap.fill(report.CELL_NOTE, 100), report.finding(results)
-    print("", as_text(report.table(results)), note, finding, sep="\n\n", flush=True)
-    print("\nWritten:", *report.write(results, settings, digits, output), sep="\n  ")
-
-
-def study(digits: data.Data, settings: train.Settings) -> list[report.Result]:
-    """Every depth with every optimiser."""
-    tasks = []
-    for depth in settings.depths:
-        model = models.Dense(depth, settings.width)
-        tasks += [(depth, model, name, tx) for name, tx in train.optimizers(model, digits, settings).items()]
-
-    def compiled(task):
-        depth, model, name, tx = task
-        return depth, name, train.compile_training(model, tx, digits, settings)
-
-    results = []
-    with Bar(total=sum(_COMPILATION + depth * settings.epochs for depth, *_ in tasks)) as bar:
-        for depth, name, training in _one_ahead(compiled, tasks):
-            bar.set_description_str(f"depth {depth}, {name}", refresh=False)
-            bar.update(_COMPILATION)
-            chunks = []
-            for curves in training:
-                chunks.append(curves)
-                bar.update(depth * curves.loss.shape[1])
-            results.append(report.Result(depth, name, train.Curves(*map(np.hstack, zip(*chunks, strict=True)))))
-    return results
-
-
-def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """``map``, with the next result under way in a thread while the current one is in use."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        futures = (thread.submit(function, item) for item in items)
-        current = next(futures)
-        for following in futures:
-            yield current.result()
-            current = following
-        yield current.result()
-
-
-def _parse(argv: Sequence[str] | None) -> tuple[train.Settings, Path]:
-    default = train.Settings()
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.image_classification",
-        description="Train dense networks of several depths with Adam, Langevin Adam and Layer Langevin Adam, from the "
-        "same initial weights on the same batches, and compare their test accuracy.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--depths", type=_positive, nargs="+", default=default.depths, metavar="N", help="hidden layers"
-    )
-    parser.add_argument("--seeds", type=_positive, default=default.seeds, metavar="N", help="number of seeds")
-    parser.add_argument("--epochs", type=_positive, default=default.epochs, metavar="N", help="epochs of each run")
-    parser.add_argument("--adam-eps", type=_eps, default=default.adam_eps, metavar="EPS", help="eps of plain Adam")
-    parser.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
-    flags = parser.parse_args(argv)
+    options = flags.parse(argv)
     try:
-        flags.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"argument --output: cannot make the folder {str(flags.output)!r}: {error.strerror}")
-    depths = tuple(sorted(set(flags.depths)))
-    return train.Settings(depths=depths, seeds=flags.seeds, epochs=flags.epochs, adam_eps=flags.adam_eps), flags.output
+        images = data.load(options.data, options.data_dir)
+    except data.DataError as error:
+        sys.exit(f"error: {error}")
+    tasks, seeds = flags.tasks(options, images), range(options.seeds)
+    _check(options, tasks, images)
+    note = report.caption(tasks, len(seeds), images)
+    print(textwrap.fill(note, 100), flush=True)
+
+    sweep = Sweep(
+        images,
+        Results(options.output / "runs.jsonl"),
+        options.output / "checkpoints",
+        lambda task: options.seeds_at_once or (1 if task.model in models.CONVOLUTIONAL else len(seeds)),
+        options.checkpoint_minutes,
+    )
+    todo = sum(len(sweep.missing(task, seeds)) for task in tasks)
+    there = len(tasks) * len(seeds) - todo
+    if there:
+        print(f"{there} of {there + todo} runs are in {sweep.results.path} already.", flush=True)
+    if todo:
+        _run(sweep, tasks, seeds, [Tensorboard(options.output / "tensorboard")] if options.tensorboard else [])
+
+    runs = [sweep.results.runs(task) for task in tasks]
+    results = [
+        report.Result(task, [of_task[seed] for seed in seeds], images.classes)
+        for task, of_task in zip(tasks, runs, strict=True)
+    ]
+    print("", report.printed(results), sep="\n", flush=True)
+    drawn = pictures.write(results, note, options.output)
+    written = [sweep.results.path, *report.write(results, note, drawn, options.output), *drawn]
+    print("\nWritten:", *written, sep="\n  ")
 
 
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int], observers: Sequence[Observer]) -> None:
+    progress = Progress(sweep, tasks, seeds)
+    sweep.observers = [progress, *observers]
+    began = time.monotonic()
+    with progress.bar:
+        sweep.run(tasks, seeds)
+    seconds = time.monotonic() - began
+    where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+    print(
+        f"{progress.steps} steps in {seconds:.0f} s, compilation and tests included: "
+        f"{seconds / progress.steps * 1e3:.2g} ms a step, on {where}."
+    )
 
 
-def _eps(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return value
+class Progress:
+    """A bar in layers times steps, to which time is proportional."""
+
+    _COMPILATION = 8_000  # a layer takes about as long to compile as this many steps of it on digits
+
+    def __init__(self, sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]):
+        self._data, self._done, self.steps = sweep.data, dict[Any, int](), 0
+        missing = [(task, len(sweep.missing(task, seeds))) for task in tasks]
+        self.bar = Bar(total=sum(self._work(t, t.epochs * n) + self._COMPILATION for t, n in missing if n))
+
+    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
+        if task not in self._done:
+            self._done[task] = 0
+            self.bar.update(self._COMPILATION)
+        run = task, *seeds
+        since = number + 1 - self._done.get(run, 0)  # more than 1 if it was taken up from a checkpoint
+        self._done[run] = number + 1
+        self.bar.set_description_str(f"{report.layers(task)}, {optimizers.label(task)}", refresh=False)
+        self.bar.update(self._work(task, since * len(seeds)))
+        self.steps += len(seeds) * train.steps_an_epoch(task, self._data)
+
+    def _work(self, task: Task, epochs: int) -> int:
+        return task.depth * train.steps_an_epoch(task, self._data) * epochs
+
+
+class Tensorboard:
+    """Event files, one folder a run."""
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            sys.exit("error: --tensorboard needs tensorboardX: pip install tensorboardX")
+        self._open = lambda *names: SummaryWriter(str(folder.joinpath(*names)))
+        self._writers: dict[Any, Any] = {}
+
+    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
+        for seed, *values in zip(seeds, accuracy, loss, strict=True):
+            run = task, seed
+            if run not in self._writers:
+                names = report.layers(task), optimizers.label(task), f"seed {seed}"
+                self._writers[run] = self._open(*names)
+            for name, value in zip(("test accuracy", "training loss"), values, strict=True):
+                self._writers[run].add_scalar(name, value, number + 1)
+            if number + 1 == task.epochs:
+                self._writers.pop(run).close()
+
+
+def _check(options: argparse.Namespace, tasks: Sequence[Task], images: data.Data) -> None:
+    """What only the data and the models tell."""
+    if train.steps_an_epoch(tasks[0], images) == 0:
+        sys.exit(f"error: argument --batch-size: {images.name} has only {len(images.train_x)} training images")
+    size, memory = images.train_x.nbytes + images.test_x.nbytes, _memory()
+    if memory is not None and size > memory:
+        sys.exit(
+            f"error: the images of {images.name} take {size / 1e9:.3g} GB and stay on the device, which has "
+            f"{memory / 1e9:.3g} GB"
+        )
+    for task in {task.depth: task for task in tasks}.values():
+        order = train.layers(task, images)
+        most = max((layers for layers in options.noisy_layers if isinstance(layers, int)), default=0)
+        if most > len(order):
+            sys.exit(
+                f"error: argument --noisy-layers: {task.model} with {report.layers(task)} has {len(order)} layers "
+                f"with parameters, got {most}"
+            )
+
+
+def _memory() -> int | None:
+    """Of a device, in bytes; None for a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 if __name__ == "__main__":
+    # One task on each core: networks as small as these leave most of a second core idle.
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
     main()

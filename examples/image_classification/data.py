@@ -1,21 +1,160 @@
-"""The data: scikit-learn's bundled digits, 8×8 grey levels, nothing to download."""
+"""The data: a set that scikit-learn bundles, any image set of TensorFlow Datasets, or an ``.npz`` file."""
 
-from typing import NamedTuple
+import functools
+import logging
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 
+class DataError(Exception):
+    """The data is not there, or is not what was expected; the message is for the user."""
+
+
 class Data(NamedTuple):
-    train_x: np.ndarray  # (images, features), float32
-    train_y: np.ndarray  # (images,), int32
+    name: str
+    train_x: np.ndarray  # (images, height, width, channels), as it is stored, uint8 for most sets
+    train_y: np.ndarray  # (images,), int32, from 0 to classes − 1
     test_x: np.ndarray
     test_y: np.ndarray
+    classes: int
+    mean: np.ndarray  # (channels,): networks see (x − mean) / std
+    std: np.ndarray
+
+    @property
+    def checksum(self) -> int:
+        arrays = self.train_x, self.train_y, self.test_x, self.test_y, self.mean, self.std
+        return functools.reduce(lambda checksum, array: zlib.crc32(array.tobytes(), checksum), arrays, 0)
 
 
-def digits() -> Data:
+def load(name: str, data_dir: str | None = None) -> Data:
+    """``digits``, a file that ends in ``.npz``, or the name of a set of TensorFlow Datasets."""
+    if name == "digits":
+        return _digits()
+    return _npz(Path(name)) if name.endswith(".npz") else _tfds(name, data_dir)
+
+
+def _digits() -> Data:
     x, y = load_digits(return_X_y=True)
-    x, y = (x / 16).astype(np.float32), y.astype(np.int32)
-    train_x, test_x, train_y, test_y = train_test_split(x, y, test_size=360, stratify=y, random_state=0)
-    return Data(train_x, train_y, test_x, test_y)
+    train_x, test_x, train_y, test_y = train_test_split(
+        x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int32), test_size=360, stratify=y, random_state=0
+    )
+    # To [0, 1], as in the literature's figures for them.
+    return Data("digits", train_x, train_y, test_x, test_y, 10, np.zeros(1, np.float32), np.full(1, 16, np.float32))
+
+
+def _npz(path: Path) -> Data:
+    try:
+        with np.load(path) as file:
+            arrays = [file[part] for part in ("x_train", "y_train", "x_test", "y_test")]
+    except OSError as error:
+        raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except (KeyError, ValueError, zipfile.BadZipFile, TypeError) as error:
+        raise DataError(
+            f"{str(path)!r} must hold x_train, y_train, x_test and y_test as plain arrays: {error}"
+        ) from None
+    return _standardized(path.stem, *arrays)
+
+
+def _tfds(name: str, data_dir: str | None) -> Data:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise DataError(f'{name!r} is read with tensorflow-datasets: pip install "tensorflow-datasets"') from None
+    where = {} if data_dir is None else {"data_dir": data_dir}
+    try:
+        builder = tfds.builder(name, **where)  # prepared earlier, in whatever format
+        if not builder.is_prepared():
+            builder = tfds.builder(name, file_format="array_record", **where)  # what is read without TensorFlow
+    except Exception as error:
+        raise DataError(
+            f"{name!r} is neither 'digits', nor a file that ends in .npz, nor a set of tensorflow-datasets: "
+            f"{_first_line(error)}"
+        ) from None
+    features = builder.info.features
+    if features is None or not {"image", "label"} <= set(features):
+        raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and 'label': {list(features or ())}")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # without a connection: a warning for each of many attempts
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        flag = "" if data_dir is None else f" --data_dir={data_dir}"
+        raise DataError(
+            f"{name!r} is not prepared in {builder.data_dir} and cannot be fetched ({_first_line(error)}). On a "
+            f"machine with a connection run\n  tfds build {name} --file_format=array_record{flag}\nand copy the "
+            "folder to where --data-dir says; or name an .npz file."
+        ) from None
+    for split in ("train", "test"):
+        if split not in builder.info.splits and builder.info.splits:
+            raise DataError(f"the set {name!r} has no split {split!r}, only {list(builder.info.splits)}")
+    train, test = _read(tfds, builder, "train"), _read(tfds, builder, "test")
+    return _standardized(name, *train, *test, features["label"].num_classes)
+
+
+def _read(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images and the labels of a split, without TensorFlow where the format allows."""
+    try:
+        rows = builder.as_data_source(split)
+    except NotImplementedError:  # a format that only TensorFlow reads
+        try:
+            rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
+        except ImportError:
+            raise DataError(
+                f"{builder.data_dir} is in a format that only TensorFlow reads: pip install tensorflow, or prepare it "
+                f"anew with tfds build {builder.name} --file_format=array_record"
+            ) from None
+    first = rows[0]["image"]
+    x, y = np.empty((len(rows), *first.shape), first.dtype), np.empty(len(rows), np.int32)
+    for i in range(len(rows)):
+        row = rows[i]
+        if row["image"].shape != first.shape:
+            raise DataError(f"the images of {builder.name!r} differ in size: {first.shape} and {row['image'].shape}")
+        x[i], y[i] = row["image"], row["label"]
+    return x, y
+
+
+def _standardized(
+    name: str,
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    classes: int | None = None,
+) -> Data:
+    """Checked; each channel of the training images has mean 0 and standard deviation 1."""
+    (train_x, train_y), (test_x, test_y) = _checked("train", train_x, train_y), _checked("test", test_x, test_y)
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise DataError(f"training and test images differ in shape: {train_x.shape[1:]} and {test_x.shape[1:]}")
+    if classes is None:
+        classes = int(max(train_y.max(), test_y.max())) + 1
+    mean, std = train_x.mean(axis=(0, 1, 2)), train_x.std(axis=(0, 1, 2))
+    std = np.where(std > 0, std, 1)  # a channel that is constant
+    return Data(name, train_x, train_y, test_x, test_y, classes, mean.astype(np.float32), std.astype(np.float32))
+
+
+def _checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or not len(x):
+        raise DataError(f"x_{part} must have shape (images, height, width[, channels]), got {x.shape}")
+    if x.dtype != np.uint8:
+        if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+            raise DataError(f"x_{part} must hold finite numbers, got dtype {x.dtype}")
+        x = x.astype(np.float32)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0:
+        raise DataError(
+            f"y_{part} must hold a class, a whole number from 0, for each of the {len(x)} images, got shape {y.shape} "
+            f"and dtype {y.dtype}"
+        )
+    return x, y.astype(np.int32)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]

@@ -1,8 +1,11 @@
-"""The models."""
+"""The models of the literature. Each takes images, flat or not, and has a depth, a width and a dtype to compute in."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 
 class Dense(nn.Module):
@@ -11,12 +14,30 @@ class Dense(nn.Module):
     hidden_layers: int
     width: int
     classes: int = 10
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train: bool = True):
+        x = x.reshape(len(x), -1)
         for _ in range(self.hidden_layers):
-            x = nn.relu(nn.Dense(self.width)(x))
-        return nn.Dense(self.classes)(x)
+            x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
+
+
+class ConvDense(nn.Module):
+    """One convolution of 32 filters 4×4 and a 2×2 max-pool, then a plain dense network."""
+
+    hidden_layers: int
+    width: int
+    classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        x = _max_pool(nn.relu(nn.Conv(32, (4, 4), dtype=self.dtype)(x))).reshape(len(x), -1)
+        for _ in range(self.hidden_layers):
+            x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
 
 
 class Highway(nn.Module):
@@ -29,15 +50,16 @@ class Highway(nn.Module):
     width: int
     classes: int = 10
     gate_bias: float = -3.0
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Dense(self.width)(x))
+    def __call__(self, x, train: bool = True):
+        x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x.reshape(len(x), -1)))
         bias_init = nn.initializers.constant(self.gate_bias)
         for _ in range(self.hidden_layers):
-            gate = nn.sigmoid(nn.Dense(self.width, bias_init=bias_init)(x))
-            x = gate * nn.relu(nn.Dense(self.width)(x)) + (1 - gate) * x
-        return nn.Dense(self.classes)(x)
+            gate = nn.sigmoid(nn.Dense(self.width, bias_init=bias_init, dtype=self.dtype)(x))
+            x = gate * nn.relu(nn.Dense(self.width, dtype=self.dtype)(x)) + (1 - gate) * x
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
 
 
 class ResNet(nn.Module):
@@ -49,12 +71,13 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...] = (3, 3, 3)
     filters: int = 16
     classes: int = 10
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
         def conv(x, filters, size=3, stride=1):
-            x = nn.Conv(filters, (size, size), stride, use_bias=False)(x)
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            x = nn.Conv(filters, (size, size), stride, use_bias=False, dtype=self.dtype)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
 
         x = nn.relu(conv(x, self.filters))
         for stage, blocks in enumerate(self.blocks):
@@ -65,4 +88,80 @@ class ResNet(nn.Module):
                 if x.shape != y.shape:
                     x = conv(x, filters, size=1, stride=stride)
                 x = nn.relu(x + y)
-        return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
+        return nn.Dense(self.classes, dtype=self.dtype)(x.mean(axis=(1, 2)))
+
+
+class VGG(nn.Module):
+    """Three stages of 3×3 convolutions, each halved by a max-pool, then one dense layer; no normalisation, as there.
+
+    Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition, 2014.
+    """
+
+    convolutions: tuple[int, ...] = (2, 2, 2)
+    filters: int = 32
+    classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        for stage, convolutions in enumerate(self.convolutions):
+            for _ in range(convolutions):
+                x = nn.relu(nn.Conv(self.filters * 2**stage, (3, 3), dtype=self.dtype)(x))
+            x = _max_pool(x)
+        x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(len(x), -1)))
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
+
+
+class DenseNet(nn.Module):
+    """Dense blocks, in which each convolution adds ``growth`` channels to what it read, and pools between them.
+
+    Huang et al., Densely connected convolutional networks, 2016.
+    """
+
+    layers: tuple[int, ...] = (6, 6, 6)
+    growth: int = 5
+    classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        def norm(x):
+            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x))
+
+        def conv(x, filters, size=3):
+            return nn.Conv(filters, (size, size), use_bias=False, dtype=self.dtype)(x)
+
+        x = conv(x, 2 * self.growth)
+        for block, layers in enumerate(self.layers):
+            if block:
+                x = nn.avg_pool(conv(norm(x), x.shape[-1], size=1), (2, 2), (2, 2))
+            for _ in range(layers):
+                x = jnp.concatenate([x, conv(norm(x), self.growth)], axis=-1)
+        return nn.Dense(self.classes, dtype=self.dtype)(norm(x).mean(axis=(1, 2)))
+
+
+def _max_pool(x):
+    """2×2, as a maximum of slices: on CPU the gradient of ``nn.max_pool`` takes seven times as long."""
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    return functools.reduce(jnp.maximum, [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+
+
+# From depth, width, number of classes and dtype to the model.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "dense": lambda depth, width, classes, dtype: Dense(depth, width, classes, dtype),
+    "conv-dense": lambda depth, width, classes, dtype: ConvDense(depth, width, classes, dtype),
+    "highway": lambda depth, width, classes, dtype: Highway(depth, width, classes, dtype=dtype),
+    "resnet": lambda depth, width, classes, dtype: ResNet((depth,) * 3, width, classes, dtype),
+    "vgg": lambda depth, width, classes, dtype: VGG((depth,) * 3, width, classes, dtype),
+    "densenet": lambda depth, width, classes, dtype: DenseNet((depth,) * 3, width, classes, dtype),
+}
+# What --depths counts in each, in the singular.
+DEPTH_IS = {
+    "dense": "hidden layer",
+    "conv-dense": "dense layer",
+    "highway": "highway layer",
+    "resnet": "block a stage",
+    "vgg": "convolution a stage",
+    "densenet": "layer a block",
+}
+CONVOLUTIONAL = ("conv-dense", "resnet", "vgg", "densenet")

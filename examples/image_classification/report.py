@@ -1,177 +1,230 @@
-"""What the study found: the table, as text, Markdown and CSV, and two pictures."""
+"""What the runs found, in tables: printed, as Markdown and as CSV."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+import scipy.stats
 
+from examples.image_classification import optimizers
 from examples.image_classification.data import Data
-from examples.image_classification.train import Curves, Settings
-from examples.presentation import FONTS, STYLES, as_markdown, finish, short, write_csv
-
-TRAINED_ABOVE = 0.5
-
-CELL_NOTE = (
-    "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final test "
-    f"accuracy above {TRAINED_ABOVE:g}, and a training loss that stayed finite."
-)
+from examples.image_classification.models import DEPTH_IS
+from examples.image_classification.results import Run
+from examples.image_classification.task import Task
+from examples.presentation import as_markdown, as_text, short, write_csv
 
 
 class Result(NamedTuple):
-    """All seeds of one model with one optimiser."""
+    """All seeds of a task."""
 
-    depth: int
-    optimizer: str
-    curves: Curves
+    task: Task
+    runs: Sequence[Run]
+    classes: int
+
+    @property
+    def depth(self) -> int:
+        return self.task.depth
+
+    @property
+    def optimizer(self) -> str:
+        return optimizers.label(self.task)
+
+    @property
+    def family(self) -> str:
+        return optimizers.family(self.task.optimizer)
 
     @property
     def final(self) -> np.ndarray:
-        return self.curves.accuracy[:, -1]
+        return np.array([run.accuracy[-1] for run in self.runs])
 
     @property
     def best(self) -> np.ndarray:
-        return self.curves.accuracy.max(axis=1)
+        return np.array([run.accuracy.max() for run in self.runs])
+
+    @property
+    def diverged(self) -> np.ndarray:
+        return np.array([not np.isfinite(run.loss).all() for run in self.runs])
 
     @property
     def trained(self) -> np.ndarray:
-        return (self.final > TRAINED_ABOVE) & np.isfinite(self.curves.loss).all(axis=1)
+        return (self.final > trained_above(self.classes)) & ~self.diverged
 
     @property
     def cell(self) -> str:
         median, worst, best = map(short, (np.median(self.final), self.final.min(), self.final.max()))
-        return f"{median} ({worst} to {best}) {self.trained.sum()}/{len(self.trained)}"
+        diverged = f", {self.diverged.sum()} diverged" if self.diverged.any() else ""
+        return f"{median} ({worst} to {best}) {self.trained.sum()}/{len(self.runs)}{diverged}"
 
 
-def caption(settings: Settings, data: Data) -> str:
-    steps = len(data.train_x) // settings.batch_size
-    return (
-        f"scikit-learn's digits, {len(data.train_x)} training and {len(data.test_x)} test images; dense networks of "
-        f"{settings.width} ReLU units a layer; {settings.seeds} seeds, {settings.epochs} epochs of {steps} batches of "
-        f"{settings.batch_size}; learning rate {settings.learning_rate:g}, eps {settings.adam_eps:g} "
-        "for Adam and 1e-06 for its Langevin versions; sigma from "
-        f"{settings.sigma:g} to 0 over the first {settings.noisy_steps * 100:g} % of the steps."
-    )
+def trained_above(classes: int) -> float:
+    """Five times chance; with few classes, halfway from chance to 1."""
+    return min(5 / classes, (1 + 1 / classes) / 2)
+
+
+def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
+    task = tasks[0]
+    steps = len(data.train_x) // task.batch_size
+    parts = [
+        f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
+        + (", augmented" if task.augment else ""),
+        f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
+        f"{seeds} seeds, {task.epochs} epochs of {steps} batches of {task.batch_size}"
+        + (f", stopped early after {task.early_stopping}" if task.early_stopping is not None else ""),
+        f"learning rate {_by_optimizer(tasks, 'learning_rate')}, {task.learning_rate_schedule}",
+    ]
+    noisy = [t for t in tasks if t.sigma is not None]
+    if noisy:
+        share = f" over the first {noisy[0].noisy_steps * 100:g} % of the steps" if noisy[0].noisy_steps else ""
+        parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}")
+    eps = {f"{t.plain_eps:g}" for t in tasks if t.plain_eps is not None}
+    parts += [f"eps {value} for plain optimisers" for value in eps]
+    integrators = [t for t in tasks if t.temperature is not None]
+    if integrators:
+        friction = next((t.friction for t in integrators if t.friction is not None), None)
+        parts.append(f"temperature {integrators[0].temperature:g}" + (f", friction {friction:g}" if friction else ""))
+    parts += [
+        f"AdLaLa's sigma {t.thermostat_sigma:g} and coupling {t.coupling:g}"
+        for t in integrators[:1]
+        if t.thermostat_sigma is not None
+    ]
+    return "; ".join(parts) + "."
+
+
+def _by_optimizer(tasks: Sequence[Task], field: str) -> str:
+    values: dict[float, list[str]] = {}
+    for task in tasks:
+        family = optimizers.family(task.optimizer)
+        name = optimizers.FAMILIES.get(family) or optimizers.INTEGRATORS[task.optimizer]
+        names = values.setdefault(getattr(task, field), [])
+        if name not in names:
+            names.append(name)
+    if len(values) == 1:
+        return f"{next(iter(values)):g}"
+    return ", ".join(f"{value:g} ({' and '.join(names)})" for value, names in values.items())
 
 
 def finding(results: Sequence[Result]) -> str:
     deepest = [r for r in results if r.depth == max(r.depth for r in results)]
-    first, *rest = deepest
-    counts = [f"{first.optimizer} trained {first.trained.sum()} of {len(first.trained)} seeds"]
-    counts += [f"{r.optimizer} {r.trained.sum()} of {len(r.trained)}" for r in rest]
-    return f"At {_layers(first.depth)} {', '.join(counts)}."
+    counts = ", ".join(f"{r.optimizer} {r.trained.sum()}" for r in deepest)
+    return f"Trained with {layers(deepest[0].task)}, of {len(deepest[0].runs)} seeds: {counts}."
+
+
+def layers(task: Task) -> str:
+    unit, *where = DEPTH_IS[task.model].split(" ", 1)
+    if DEPTH_IS[task.model].endswith("layer"):
+        return f"{task.depth} {DEPTH_IS[task.model]}{'s' if task.depth > 1 else ''}"
+    return " ".join([f"{task.depth} {unit}{'s' if task.depth > 1 else ''}", *where])
+
+
+def cell_note(classes: int) -> str:
+    return (
+        "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final "
+        f"test accuracy above {trained_above(classes):g}, and a training loss that stayed finite."
+    )
+
+
+DIFFERENCE_NOTE = (
+    "Final test accuracy minus that of the plain optimiser (for SGLD, SGD), seed by seed: the mean, and its 95 % "
+    "interval by the percentile bootstrap over the seeds, which says little for three of them."
+)
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:
-    """Rows of cells, the heading first: depths down, optimisers across."""
-    names, depths = _names(results), _depths(results)
-    cells = {(r.depth, r.optimizer): r.cell for r in results}
-    return [["Hidden layers", *names], *([str(depth), *(cells[depth, name] for name in names)] for depth in depths)]
+    """Rows of cells, the heading first: optimisers down, depths across."""
+    return _matrix(results, {(r.optimizer, r.depth): r.cell for r in results})
 
 
-def write(results: Sequence[Result], settings: Settings, data: Data, output: Path) -> list[Path]:
-    """Write everything to ``output``; returns the files."""
-    note = caption(settings, data)
-    with plt.rc_context(FONTS):
-        return [
-            _write_markdown(results, note, output / "results.md"),
-            write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
-            write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
-            _learning_curves(results, note, output / "learning_curves.png"),
-            _accuracy_against_depth(results, note, output / "accuracy_against_depth.png"),
-        ]
+def differences(results: Sequence[Result]) -> list[list[str]] | None:
+    """The same for the difference from the plain optimiser; None if there is nothing to compare."""
+    plain = {(r.task.optimizer, r.depth): r for r in results}
+    compared = [r for r in results if r.family != r.task.optimizer and (r.family, r.depth) in plain]
+    if not compared:
+        return None
+    return _matrix(compared, {(r.optimizer, r.depth): _difference(r, plain[r.family, r.depth]) for r in compared})
 
 
-def _write_markdown(results: Sequence[Result], note: str, path: Path) -> Path:
-    parts = [
-        "# Depth study",
-        finding(results),
-        as_markdown(table(results)),
-        CELL_NOTE,
-        f"Settings: {note}",
-        "![Learning curves](learning_curves.png)",
-        "![Accuracy against depth](accuracy_against_depth.png)",
+def _difference(result: Result, plain: Result) -> str:
+    mean, low, high = paired_difference(result.final, plain.final)
+    interval = "" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]"
+    return signed(mean) + interval
+
+
+def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """The mean of ours − theirs, and its 95 % bootstrap interval; nan for a single pair."""
+    difference = ours - theirs
+    if len(difference) == 1:
+        return difference[0], np.nan, np.nan
+    if np.ptp(difference) == 0:
+        return difference[0], difference[0], difference[0]
+    low, high = scipy.stats.bootstrap(
+        (difference,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return difference.mean(), low, high
+
+
+def signed(value: float) -> str:
+    return ("−" if round(value, 3) < 0 else "+") + short(abs(value))
+
+
+def _matrix(results: Sequence[Result], cells: dict[tuple[str, int], str]) -> list[list[str]]:
+    names, depths = list(dict.fromkeys(r.optimizer for r in results)), sorted({r.depth for r in results})
+    return [
+        ["Optimiser", *(layers(next(r.task for r in results if r.depth == depth)) for depth in depths)],
+        *([name, *(cells[name, depth] for depth in depths)] for name in names),
     ]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def printed(results: Sequence[Result]) -> str:
+    classes = results[0].classes
+    return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in _parts(results, classes))
+
+
+def _parts(results: Sequence[Result], classes: int) -> list[Any]:
+    against_plain = differences(results)
+    parts = [table(results), cell_note(classes), *([] if against_plain is None else [against_plain, DIFFERENCE_NOTE])]
+    return [*parts, finding(results)]
+
+
+def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output: Path) -> list[Path]:
+    """Write the tables to ``output``; returns the files."""
+    return [
+        _write_markdown(results, note, pictures, output / "results.md"),
+        write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
+        write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
+    ]
+
+
+def _write_markdown(results: Sequence[Result], note: str, pictures: Sequence[Path], path: Path) -> Path:
+    parts = [part if isinstance(part, str) else as_markdown(part) for part in _parts(results, results[0].classes)]
+    links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
+    path.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
     return path
 
 
-SUMMARY = ("depth", "optimiser", "final_median", "final_worst", "final_best", "best_epoch_median", "trained", "seeds")
-RUNS = ("depth", "optimiser", "seed", "final", "best", "final_loss", "trained")
+_OF_ALL = ("data", "model", "depth", "optimiser")
+SUMMARY = (
+    *_OF_ALL,
+    *("final_mean", "final_sd", "final_median", "final_worst", "final_best", "best_epoch_median"),
+    *("trained", "diverged", "seeds"),
+)
+RUNS = (*_OF_ALL, *("seed", "noisy_share", "epochs", "final", "best", "final_loss", "trained"))
+
+
+def _of_all(r: Result) -> tuple[Any, ...]:
+    return r.task.data, r.task.model, r.depth, r.optimizer
 
 
 def _summary(r: Result) -> tuple[Any, ...]:
-    accuracies = np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
-    return r.depth, r.optimizer, *map(_figure, accuracies), r.trained.sum(), len(r.trained)
+    sd = r.final.std(ddof=1) if len(r.final) > 1 else np.nan
+    accuracies = r.final.mean(), sd, np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
+    return *_of_all(r), *map(_figure, accuracies), r.trained.sum(), r.diverged.sum(), len(r.runs)
 
 
 def _runs(r: Result) -> Iterable[tuple[Any, ...]]:
-    for seed, (final, best, loss, trained) in enumerate(
-        zip(r.final, r.best, r.curves.loss[:, -1], r.trained, strict=True)
-    ):
-        yield r.depth, r.optimizer, seed, _figure(final), _figure(best), f"{loss:.6g}", int(trained)
-
-
-def _learning_curves(results: Sequence[Result], note: str, path: Path) -> Path:
-    names, depths = _names(results), _depths(results)
-    columns = min(2, len(depths))
-    rows = -(-len(depths) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.5 * columns, 3.4 * rows + 1.2), squeeze=False)
-    for axis, depth in zip(axes.flat, depths, strict=False):
-        for r in [r for r in results if r.depth == depth]:
-            colour, line, _ = STYLES[names.index(r.optimizer)]
-            accuracy = r.curves.accuracy.T
-            median = np.median(accuracy, axis=1)
-            epochs = np.arange(1, len(accuracy) + 1)
-            axis.plot(epochs, accuracy, color=colour, linewidth=0.7, alpha=0.35)
-            axis.plot(epochs, median, line, color=colour, linewidth=2.4, zorder=3, label=r.optimizer)
-        axis.set(title=_layers(depth), xlabel="Epoch", ylim=(0, 1.02))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("Test accuracy")
-    for axis in axes.flat[len(depths) :]:
-        axis.remove()
-    return finish(figure, "Test accuracy: median (bold) and each seed (thin)", note, path)
-
-
-def _accuracy_against_depth(results: Sequence[Result], note: str, path: Path) -> Path:
-    names, depths = _names(results), _depths(results)
-    figure, axis = plt.subplots(figsize=(8.5, 5.8))
-    offset = 0.06 * min(np.diff(depths), default=1)
-    for i, name in enumerate(names):
-        colour, line, mark = STYLES[i]
-        final = np.array([r.final for r in results if r.optimizer == name])
-        places = np.array(depths) + (i - (len(names) - 1) / 2) * offset
-        median = np.median(final, axis=1)
-        axis.plot(depths, median, line, marker=mark, color=colour, linewidth=2, markevery=[], label=name)
-        axis.plot(places, median, "_", color=colour, markersize=16, markeredgewidth=2)
-        axis.plot(places, final, mark, color=colour, markersize=6, alpha=0.55)
-    axis.axhline(TRAINED_ABOVE, color="0.45", linewidth=1, linestyle=":")
-    axis.text(
-        0.01,
-        TRAINED_ABOVE + 0.01,
-        f"trained: above {short(TRAINED_ABOVE)}",
-        transform=axis.get_yaxis_transform(),
-        color="0.35",
-    )
-    axis.margins(x=0.05 if len(depths) > 1 else 1)
-    axis.set(xlabel="Hidden layers", ylabel="Final test accuracy", xticks=depths, ylim=(0, 1.02))
-    axis.grid(alpha=0.3)
-    return finish(figure, "Accuracy against depth: median (line) and each seed (mark)", note, path)
-
-
-def _names(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(r.optimizer for r in results))
-
-
-def _depths(results: Sequence[Result]) -> list[int]:
-    return sorted({r.depth for r in results})
-
-
-def _layers(depth: int) -> str:
-    return f"{depth} hidden layer{'s' if depth > 1 else ''}"
+    for run, final, best, trained in zip(r.runs, r.final, r.best, r.trained, strict=True):
+        where = run.seed, f"{run.noisy_share:.4g}", len(run.accuracy)
+        yield *_of_all(r), *where, _figure(final), _figure(best), f"{run.loss[-1]:.6g}", int(trained)
 
 
 def _figure(accuracy: float) -> str:

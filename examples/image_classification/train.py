@@ -1,107 +1,133 @@
-"""The training of one model with one optimiser: all seeds at once, in one compiled program."""
+"""The training of one model with one optimiser: an epoch is one compiled program, for several seeds at once."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import langevin_optax as lgv
+from examples.image_classification import models, optimizers
 from examples.image_classification.data import Data
-
-
-@dataclass(frozen=True)
-class Settings:
-    depths: tuple[int, ...] = (10, 20, 40, 60)
-    width: int = 64
-    seeds: int = 6
-    epochs: int = 100
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    adam_eps: float = 1e-8  # of plain Adam, Optax's default; the Langevin ones have the package's, 1e-6
-    sigma: float = 1e-3
-    noisy_steps: float = 0.6  # σ falls linearly, and is 0 after this share of the steps
-    noisy_layers: float = 0.3  # the share of the layers, from the input on, that LL-Adam adds noise to
+from examples.image_classification.task import Task
 
 
 class Runs(NamedTuple):
     """The state of training; every leaf has the seeds in front."""
 
     params: Any
+    batch_stats: Any  # of BatchNorm; empty without
     opt_state: Any
     batch_key: jax.Array
 
 
-class Curves(NamedTuple):
-    accuracy: np.ndarray  # (seeds, epochs), on the test data, after the epoch
-    loss: np.ndarray  # (seeds, epochs), the mean of the training loss over the epoch
+class Training(NamedTuple):
+    start: Callable[[Sequence[int]], Runs]  # from seeds
+    # From the runs, the number of the epoch and the images to the runs and, a seed, the accuracy on the test data after
+    # the epoch and the mean of the training loss over it.
+    epoch: Callable[[Runs, Any, Any], tuple[Runs, tuple[jax.Array, jax.Array]]]
+    images: Any  # training and test data
+    noisy_share: float  # of the layers; 0 without noise
 
 
-def optimizers(model: Any, data: Data, settings: Settings) -> dict[str, optax.GradientTransformationExtraArgs]:
-    """The optimisers to compare, by name."""
-    steps = settings.epochs * (len(data.train_x) // settings.batch_size)
-    sigma = optax.linear_schedule(settings.sigma, 0.0, round(settings.noisy_steps * steps))
-    first_layers = lgv.layer_mask(settings.noisy_layers, lgv.layer_order(model, data.train_x[:1]))
-    # key=0 is a placeholder: start gives every seed its own.
-    return {
-        "Adam": optax.adam(settings.learning_rate, eps=settings.adam_eps),
-        "L-Adam": lgv.adam(settings.learning_rate, sigma, key=0),
-        f"LL-Adam {settings.noisy_layers * 100:g} %": lgv.adam(settings.learning_rate, sigma, key=0, mask=first_layers),
-    }
+def prepare(task: Task, data: Data) -> Training:
+    """All that is ready before the first step, compiled by its first call."""
+    model, example, order = _model(task, data), _example(data), layers(task, data)
+    optimizer = optimizers.build(task, order, task.epochs * steps_an_epoch(task, data))
+    images = data.train_x, data.train_y, data.test_x, data.test_y
+
+    def start(seeds: Sequence[int]) -> Runs:
+        return jax.vmap(lambda seed: _start(model, optimizer, example, seed))(jnp.array(seeds))
+
+    return Training(start, _epoch(task, model, optimizer(0), data), images, _noisy_share(task, order))
 
 
-def start(model: Any, optimizer: optax.GradientTransformation, data: Data, seeds: int) -> Runs:
-    """Before the first step. Weights, batches and noise depend on the seed alone, so that optimisers share them."""
-
-    def one(seed):
-        init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 3)
-        params = model.init(init_key, data.train_x[:1])
-        opt_state: Any = optimizer.init(params)
-        if isinstance(opt_state[-1], lgv.LangevinState):
-            opt_state = (*opt_state[:-1], opt_state[-1]._replace(key=noise_key))
-        return Runs(params, opt_state, batch_key)
-
-    return jax.vmap(one)(jnp.arange(seeds))
+def _model(task: Task, data: Data) -> Any:
+    return models.MODELS[task.model](task.depth, task.width, data.classes, jnp.dtype(task.dtype))
 
 
-def compile_training(
-    model: Any, optimizer: optax.GradientTransformation, data: Data, settings: Settings
-) -> Iterator[Curves]:
-    """Compile; the iterator that comes back trains, and yields the curves of a few epochs at a time."""
-    batch_size = settings.batch_size
-    steps = len(data.train_x) // batch_size
-    chunk = next(n for n in (5, 4, 3, 2, 1) if settings.epochs % n == 0)  # of one length, so that one program does
+def _example(data: Data) -> jax.Array:
+    return jnp.zeros((1, *data.train_x.shape[1:]))
 
-    def loss_fn(params, x, y):
-        return optax.losses.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
 
-    def train(runs, epochs, data):
-        def step(carry, batch):
-            params, opt_state = carry
-            loss, grads = jax.value_and_grad(loss_fn)(params, data.train_x[batch], data.train_y[batch])
+def layers(task: Task, data: Data) -> list[str]:
+    """The layers of the model, in the order in which it calls them."""
+    return lgv.layer_order(_model(task, data), _example(data))
+
+
+def steps_an_epoch(task: Task, data: Data) -> int:
+    return len(data.train_x) // task.batch_size
+
+
+def _noisy_share(task: Task, order: Sequence[str]) -> float:
+    if not (optimizers.is_langevin(task.optimizer) or task.optimizer in optimizers.INTEGRATORS):
+        return 0.0
+    layers = task.noisy_layers
+    if layers is None:
+        return 1.0
+    return (layers if isinstance(layers, int) else max(1, int(layers * len(order)))) / len(order)
+
+
+def _start(model: Any, optimizer: optimizers.Factory, example: jax.Array, seed: jax.Array) -> Runs:
+    """Weights, batches, augmentation and noise depend on the seed alone, so that optimisers share them."""
+    init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 3)
+    variables = model.init(init_key, example)
+    params = variables["params"]
+    return Runs(params, variables.get("batch_stats", {}), optimizer(noise_key).init(params), batch_key)
+
+
+def _epoch(task: Task, model: Any, optimizer: optax.GradientTransformationExtraArgs, data: Data) -> Any:
+    batch_size, steps = task.batch_size, steps_an_epoch(task, data)
+
+    def normalized(images):
+        return (images - data.mean) / data.std
+
+    def loss_fn(params, batch_stats, x, y):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, new = model.apply(variables, x, mutable=["batch_stats"])
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y).mean()
+        return loss, new.get("batch_stats", batch_stats)
+
+    def epoch(runs, number, images):
+        train_x, train_y, test_x, test_y = images
+        # Every epoch has an order of its own and leaves out what fills no batch.
+        order_key, augmentation_key = jax.random.split(jax.random.fold_in(runs.batch_key, number))
+        order = jax.random.permutation(order_key, len(train_x))[: steps * batch_size].reshape(steps, batch_size)
+
+        def step(carry, batch_and_key):
+            params, batch_stats, opt_state = carry
+            batch, key = batch_and_key
+            x, y = train_x[batch], train_y[batch]
+            x = normalized(augmented(key, x) if task.augment else x)
+            (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch_stats, x, y)
             updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), loss
+            return (optax.apply_updates(params, updates), batch_stats, opt_state), loss
 
-        def epoch(carry, number):
-            # Every epoch has an order of its own and leaves out what fills no batch.
-            order = jax.random.permutation(jax.random.fold_in(runs.batch_key, number), len(data.train_x))
-            carry, losses = jax.lax.scan(step, carry, order[: steps * batch_size].reshape(steps, batch_size))
-            accuracy = jnp.mean(jnp.argmax(model.apply(carry[0], data.test_x), axis=-1) == data.test_y)
-            return carry, (accuracy, losses.mean())
+        keys = jax.random.split(augmentation_key, steps)
+        (params, batch_stats, opt_state), losses = jax.lax.scan(step, runs[:3], (order, keys))
 
-        (params, opt_state), curves = jax.lax.scan(epoch, (runs.params, runs.opt_state), epochs)
-        return Runs(params, opt_state, runs.batch_key), curves
+        def right(image_and_label):
+            image, label = image_and_label
+            variables = {"params": params, "batch_stats": batch_stats}
+            return model.apply(variables, normalized(image)[None], train=False)[0].argmax() == label
 
-    runs = start(model, optimizer, data, settings.seeds)
-    all_seeds = jax.jit(jax.vmap(train, in_axes=(0, None, None)), donate_argnums=0)
-    program = all_seeds.lower(runs, np.arange(chunk, dtype=np.int32), data).compile()
+        # A batch at a time, for the sake of memory.
+        accuracy = jnp.mean(jax.lax.map(right, (test_x, test_y), batch_size=min(batch_size, len(test_x))))
+        return Runs(params, batch_stats, opt_state, runs.batch_key), (accuracy, losses.mean())
 
-    def train_on(runs):
-        for first in range(0, settings.epochs, chunk):
-            runs, curves = program(runs, np.arange(first, first + chunk, dtype=np.int32), data)
-            yield Curves(*map(np.asarray, curves))
+    return jax.jit(jax.vmap(epoch, in_axes=(0, None, None)), donate_argnums=0)
 
-    return train_on(runs)
+
+def augmented(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Padded by 4 black pixels on each side, cropped to their size at random, and flipped with probability ½."""
+    place_key, flip_key = jax.random.split(key)
+    padded = jnp.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    rows, columns = jax.random.randint(place_key, (2, len(images)), 0, 9)
+
+    def crop(image, row, column):
+        return jax.lax.dynamic_slice(image, (row, column, 0), images.shape[1:])
+
+    cropped = jax.vmap(crop)(padded, rows, columns)
+    flip = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)

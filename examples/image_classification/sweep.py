@@ -1,0 +1,135 @@
+"""Many runs, a task at a time on each device: taken up where they were killed, and written down as they end."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from examples.image_classification import results, train
+from examples.image_classification.data import Data
+from examples.image_classification.results import Results, Run
+from examples.image_classification.task import Task
+
+
+class Observer(Protocol):
+    """Told of every epoch, by one thread at a time."""
+
+    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: np.ndarray, loss: np.ndarray) -> None: ...
+
+
+@dataclass
+class Sweep:
+    data: Data
+    results: Results
+    checkpoints: Path
+    seeds_at_once: Callable[[Task], int]
+    checkpoint_minutes: float
+    observers: Sequence[Observer] = ()
+    _lock: Any = field(default_factory=Lock)
+    _stop: Any = field(default_factory=Event)
+
+    def missing(self, task: Task, seeds: Sequence[int]) -> list[int]:
+        done = self.results.runs(task)
+        return [seed for seed in seeds if seed not in done]
+
+    def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
+        """All that the file of results does not have yet."""
+        free: SimpleQueue[Any] = SimpleQueue()
+        for device in jax.local_devices():
+            free.put(device)
+
+        def on_a_free_device(task):
+            device = free.get()
+            try:
+                with jax.default_device(device):
+                    self._task(task, self.missing(task, seeds), device)
+            except BaseException:
+                self._stop.set()
+                raise
+            finally:
+                free.put(device)
+
+        with ThreadPoolExecutor(max_workers=jax.local_device_count()) as pool:
+            futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # after an error or an interrupt the others end with the epoch that they are in
+                self._stop.set()
+                for future in futures:
+                    future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+
+    def _task(self, task: Task, seeds: Sequence[int], device: Any) -> None:
+        if self._stop.is_set():
+            return
+        training = train.prepare(task, self.data)
+        images = jax.device_put(training.images, device)
+        at_once = self.seeds_at_once(task)
+        for first in range(0, len(seeds), at_once):
+            group = seeds[first : first + at_once]
+            directory = self.checkpoints / results.identity(task, group)
+            runs = self._train(task, training, images, group, device, directory)
+            if runs is None:
+                return
+            with self._lock:
+                self.results.append(task, runs)
+            shutil.rmtree(directory)
+
+    def _train(
+        self, task: Task, training: train.Training, images: Any, seeds: Sequence[int], device: Any, directory: Path
+    ) -> list[Run] | None:
+        """None if the sweep was stopped."""
+        state = training.start(seeds)
+        accuracy, loss = np.full((2, len(seeds), task.epochs), np.nan)
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+            first = manager.latest_step() or 0
+            if first:
+                like = jax.eval_shape(lambda: (state, accuracy, loss))
+                state, *curves = manager.restore(first, args=ocp.args.StandardRestore(like))
+                accuracy, loss = map(np.array, curves)
+            state = jax.device_put(state, device)
+            saved = time.monotonic()
+            for number in range(first, task.epochs):
+                if all(_stopped_after(task, losses[:number]) for losses in loss):
+                    break
+                state, epoch = training.epoch(state, np.int32(number), images)
+                accuracy[:, number], loss[:, number] = epoch
+                with self._lock:
+                    for observer in self.observers:
+                        observer.epoch(task, seeds, number, accuracy[:, number], loss[:, number])
+                interrupted = self._stop.is_set()
+                if interrupted or time.monotonic() - saved > 60 * self.checkpoint_minutes:
+                    manager.save(number + 1, args=ocp.args.StandardSave((state, accuracy, loss)))
+                    saved = time.monotonic()
+                if interrupted:
+                    return None
+        lengths = [_stopped_after(task, losses) or task.epochs for losses in loss]
+        return [
+            Run(seed, accuracy[i, :length], loss[i, :length], training.noisy_share)
+            for i, (seed, length) in enumerate(zip(seeds, lengths, strict=True))
+        ]
+
+
+def _stopped_after(task: Task, losses: np.ndarray) -> int | None:
+    """The number of epochs after which the training loss was no better than ``early_stopping`` epochs before."""
+    if task.early_stopping is None:
+        return None
+    best, best_at = np.inf, 0
+    for number, loss in enumerate(losses, 1):
+        if loss < best:
+            best, best_at = loss, number
+        elif number - best_at >= task.early_stopping:
+            return number
+    return None

@@ -1,0 +1,99 @@
+"""examples/image_classification killed, interrupted and taken up again: nothing is lost, repeated or changed."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from examples.image_classification import data, flags
+from examples.image_classification.results import Results
+from examples.image_classification.sweep import Sweep
+
+ROOT = Path(__file__).parents[1]
+DIGITS = data.load("digits")
+SMALL = DIGITS._replace(train_x=DIGITS.train_x[:256], train_y=DIGITS.train_y[:256], test_x=DIGITS.test_x[:128])
+SMALL = SMALL._replace(test_y=DIGITS.test_y[:128])
+
+
+class Epochs:
+    """All that were trained; an error in one of them."""
+
+    def __init__(self, fails_at=None):
+        self.trained, self.fails_at = [], fails_at
+
+    def epoch(self, task, seeds, number, accuracy, loss):
+        self.trained.append((task.optimizer, tuple(seeds), number))
+        if self.trained[-1] == self.fails_at:
+            raise RuntimeError("the lights went out")
+
+
+def sweep(folder, observer, tmp_path, at_once=2):
+    options = flags.parse(
+        ["--depths", "1", "--epochs", "4", "--optimizers", "l-adam", "adlala", "--output", str(tmp_path)]
+    )
+    Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 0.0, [observer]).run(
+        flags.tasks(options, SMALL), range(2)
+    )
+
+
+def lines(folder):
+    return sorted((folder / "runs.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("fails_at", [("l-adam", (0, 1), 0), ("l-adam", (0, 1), 2), ("adlala", (0, 1), 3)])
+def test_an_error_in_the_middle(fails_at, tmp_path):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    undisturbed.mkdir(), disturbed.mkdir()
+    sweep(undisturbed, Epochs(), tmp_path)
+    first, second = Epochs(fails_at), Epochs()
+    with pytest.raises(RuntimeError, match="the lights went out"):
+        sweep(disturbed, first, tmp_path)
+    assert first.trained[-1] == fails_at
+    sweep(disturbed, second, tmp_path)
+    assert lines(disturbed) == lines(undisturbed) and len(lines(disturbed)) == 4
+    # The epoch that failed had no checkpoint yet, so it is trained again; all before it are not.
+    assert second.trained[0] == fails_at and len(first.trained) + len(second.trained) == 8 + 1
+    assert not list((disturbed / "checkpoints").iterdir())
+
+
+def test_killed(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "examples.image_classification",
+        "--depths",
+        "1",
+        "--optimizers",
+        "adam",
+        "ll-adam",
+    ]
+    command += ["--seeds", "2", "--epochs", "40", "--batch-size", "512", "--checkpoint-minutes", "0", "--output"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(process):
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr[-3000:]
+        return stdout
+
+    undisturbed, process = start(whole), start(killed)
+    deadline = time.monotonic() + 240
+    while not list(killed.glob("checkpoints/*/[3-9]")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()  # SIGKILL
+    process.communicate()
+    finished = lines(killed) if (killed / "runs.jsonl").exists() else []
+    assert len(finished) < 4
+    stdout = finish(start(killed))
+    finish(undisturbed)
+    assert lines(killed) == lines(whole) and set(finished) <= set(lines(whole)) and len(lines(whole)) == 4
+    steps = int(stdout.split(" steps in")[0].rsplit("\n", 1)[-1])
+    assert 0 < steps <= (4 - len(finished)) * 2 * 40 - 2 * 2 * 3  # what a checkpoint has is not trained again
+    assert (killed / "summary.csv").read_text() == (whole / "summary.csv").read_text()
