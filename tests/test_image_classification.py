@@ -279,19 +279,22 @@ def test_sigmas(name, values):
 
 
 def test_names_and_values_of_optimisers():
-    given = ["--optimizers", "ll-adam", "adadelta", "ll-adadelta", "--noisy-layers", "4", "0.3", "1", "--sigma", "5"]
+    given = ["--optimizers", "ll-adam", "adadelta", "ll-adadelta", "--noisy-layers", "4", "0.30", "1", "1.0", "4"]
+    given += ["--sigma", "5"]
     tasks = flags.tasks(flags.parse([*given, "adadelta=7", "--depths", "2"]), SMALL)
     assert [(optimizers.label(t), t.learning_rate, t.sigma) for t in tasks] == [
         ("LL-Adam first 4", 1e-3, 5),
         ("LL-Adam 30 %", 1e-3, 5),
         ("LL-Adam first layer", 1e-3, 5),
+        ("LL-Adam 100 %", 1e-3, 5),
         ("Adadelta", 0.1, None),
         ("LL-Adadelta first 4", 0.1, 7),
         ("LL-Adadelta 30 %", 0.1, 7),
         ("LL-Adadelta first layer", 0.1, 7),
+        ("LL-Adadelta 100 %", 0.1, 7),
     ]
     shares = [train.prepare(t, SMALL).noisy_share for t in flags.tasks(flags.parse([*given, "--depths", "9"]), SMALL)]
-    assert shares == [0.4, 0.3, 0.1, 0.0, 0.4, 0.3, 0.1]
+    assert shares == [0.4, 0.3, 0.1, 1.0, 0.0, 0.4, 0.3, 0.1, 1.0]
 
 
 # The models

@@ -128,7 +128,7 @@ def _check(options: argparse.Namespace, tasks: Sequence[Task], images: data.Data
         )
     for task in {task.depth: task for task in tasks}.values():
         order = train.layers(task, images)
-        most = max((layers for layers in options.noisy_layers if isinstance(layers, int)), default=0)
+        most = max((task.layers for task in tasks if isinstance(task.layers, int)), default=0)
         if most > len(order):
             sys.exit(
                 f"error: argument --noisy-layers: {task.model} with {report.layers(task)} has {len(order)} layers "

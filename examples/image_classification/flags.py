@@ -54,7 +54,7 @@ def tasks(flags: argparse.Namespace, data: Data) -> list[Task]:
 
 
 def _optimizer(flags: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    kind = "sgd" if name == "sgld" else name.removeprefix("ll-").removeprefix("l-")
+    kind = name if name in optimizers.INTEGRATORS else optimizers.family(name)
     fields = {
         "optimizer": name,
         "learning_rate": _value(flags.learning_rate, kind, optimizers.LEARNING_RATES, 1e-3),
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         "--noisy-layers",
         type=_layers,
         nargs="+",
-        default=[0.3],
+        default=["0.3"],
         metavar="K|SHARE",
         help="of ll-NAME: the first K layers, or that share (0.3; 1.0 is all); each makes a Layer Langevin version",
     )
@@ -226,9 +226,9 @@ def _named(value: Any) -> Any:
     return parse
 
 
-def _layers(text: str) -> int | float:
+def _layers(text: str) -> str:
     if text.isdecimal() and int(text) >= 1:
-        return int(text)
+        return str(int(text))
     try:
         value = float(text)
     except ValueError:
@@ -237,7 +237,7 @@ def _layers(text: str) -> int | float:
         raise argparse.ArgumentTypeError(
             f"must be a whole number of layers, or a share above 0 and up to 1.0, got {text!r}"
         )
-    return value
+    return repr(value)
 
 
 def _one_of(names: Sequence[str], kind: str) -> Any:

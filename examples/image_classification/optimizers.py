@@ -50,7 +50,7 @@ def label(task: Task) -> str:
     if name in INTEGRATORS:
         return INTEGRATORS[name]
     prefix = name[: -len(family(name))].upper()
-    layers = task.noisy_layers
+    layers = task.layers
     if layers is None:
         return prefix + FAMILIES[family(name)]
     first = f"{layers * 100:g} %" if isinstance(layers, float) else f"first {layers}" if layers > 1 else "first layer"
@@ -67,7 +67,7 @@ def build(task: Task, order: Sequence[str], steps: int) -> Factory:
     if not is_langevin(name):
         eps = {} if task.plain_eps is None else {"eps": task.plain_eps}
         return lambda key: optax.with_extra_args_support(getattr(optax, plain)(gamma, **eps))
-    mask = None if task.noisy_layers is None else lgv.layer_mask(task.noisy_layers, order)
+    mask = None if task.layers is None else lgv.layer_mask(task.layers, order)
     sigma = sigma_schedule(task, steps)
     return lambda key: getattr(lgv, plain)(gamma, sigma, key=key, mask=mask)
 

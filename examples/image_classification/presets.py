@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "mnist",
         "depths": [30],
         "optimizers": ["adam", "ll-adam"],
-        "noisy_layers": [0.1, 0.2, 0.3, 0.5, 0.7, 1.0],
+        "noisy_layers": ["0.1", "0.2", "0.3", "0.5", "0.7", "1.0"],
     },
     "fashion-conv-dense": {
         "data": "fashion_mnist",

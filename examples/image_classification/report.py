@@ -126,7 +126,7 @@ def cell_note(classes: int) -> str:
 
 DIFFERENCE_NOTE = (
     "Final test accuracy minus that of the plain optimiser (for SGLD, SGD), seed by seed: the mean, and its 95 % "
-    "interval by the percentile bootstrap over the seeds, which says little for three of them."
+    "interval by the percentile bootstrap over the seeds, which says little where there are only three."
 )
 
 

@@ -1,5 +1,6 @@
 """What a run is: everything that its result depends on, except for the seed."""
 
+import json
 from dataclasses import dataclass
 
 
@@ -24,8 +25,13 @@ class Task:
     sigma: float | None = None
     sigma_schedule: str | None = None
     noisy_steps: float | None = None  # the share of the steps after which σ is 0
-    noisy_layers: int | float | None = None  # the first ones: how many, or which share
+    noisy_layers: str | None = None  # the first ones: how many ("4"), or which share ("0.3"; "1.0" is all)
     temperature: float | None = None
     friction: float | None = None
     thermostat_sigma: float | None = None
     coupling: float | None = None
+
+    @property
+    def layers(self) -> int | float | None:
+        """For ``layer_mask``, where 1 and 1.0 differ."""
+        return None if self.noisy_layers is None else json.loads(self.noisy_layers)

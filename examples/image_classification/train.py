@@ -1,5 +1,6 @@
 """The training of one model with one optimiser: an epoch is one compiled program, for several seeds at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -63,10 +64,10 @@ def steps_an_epoch(task: Task, data: Data) -> int:
 def _noisy_share(task: Task, order: Sequence[str]) -> float:
     if not (optimizers.is_langevin(task.optimizer) or task.optimizer in optimizers.INTEGRATORS):
         return 0.0
-    layers = task.noisy_layers
-    if layers is None:
+    if task.layers is None:
         return 1.0
-    return (layers if isinstance(layers, int) else max(1, int(layers * len(order)))) / len(order)
+    first = task.layers if isinstance(task.layers, int) else max(1, math.floor(round(task.layers * len(order), 9)))
+    return first / len(order)
 
 
 def _start(model: Any, optimizer: optimizers.Factory, example: jax.Array, seed: jax.Array) -> Runs:
