@@ -1,8 +1,10 @@
 """The data of examples/image_classification: bundled, in a file, and from TensorFlow Datasets."""
 
+import io
 import warnings
 
 import numpy as np
+import PIL.Image
 import pytest
 
 with warnings.catch_warnings():
@@ -121,7 +123,10 @@ class Shades(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, brightness):
         for i in range(10):
-            yield i, {"image": np.full((4, 4, 1), brightness + i % 5, np.uint8), "label": i % 5}
+            file = io.BytesIO()  # of an array tensorflow-datasets makes a file with TensorFlow
+            PIL.Image.fromarray(np.full((4, 4), brightness + i % 5, np.uint8)).save(file, "png")
+            file.seek(0)
+            yield i, {"image": file, "label": i % 5}
 
 
 def test_a_set_that_was_prepared_is_read_without_a_connection(tmp_path, monkeypatch):

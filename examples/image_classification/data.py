@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import textwrap
 import zipfile
 import zlib
 from pathlib import Path
@@ -80,14 +81,17 @@ def _tfds(name: str, data_dir: str | None) -> Data:
     if features is None or not {"image", "label"} <= set(features):
         raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and 'label': {list(features or ())}")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # without a connection: a warning for each of many attempts
+    if not builder.is_prepared():
+        print(f"Preparing {name} in {builder.data_dir} (without a connection it takes minutes to give up).", flush=True)
     try:
         builder.download_and_prepare()
     except Exception as error:
         flag = "" if data_dir is None else f" --data_dir={data_dir}"
         raise DataError(
-            f"{name!r} is not prepared in {builder.data_dir} and cannot be fetched ({_first_line(error)}). On a "
-            f"machine with a connection run\n  tfds build {name} --file_format=array_record{flag}\nand copy the "
-            "folder to where --data-dir says; or name an .npz file."
+            f"{name!r} is not prepared in {builder.data_dir} and cannot be fetched now ({_first_line(error)}). Prepare "
+            "it where there are a connection and TensorFlow, which is needed for that only, with\n"
+            f"  tfds build {name} --file_format=array_record{flag}\n"
+            "and copy the folder to where --data-dir says; or name an .npz file."
         ) from None
     for split in ("train", "test"):
         if split not in builder.info.splits and builder.info.splits:
@@ -157,4 +161,4 @@ def _checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
+    return textwrap.shorten(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0], 200)
