@@ -21,6 +21,8 @@ STYLES: Any = (
     ("#CC79A7", ":", "D"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1)), "v"),
     ("#56B4E9", (0, (3, 1)), "P"),
+    ("#000000", (0, (1, 1)), "X"),
+    ("#7F7F7F", (0, (6, 2)), "*"),
 )
 FONTS: Any = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 

@@ -1,5 +1,6 @@
 """examples/image_classification killed, interrupted and taken up again: nothing is lost, repeated or changed."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.image_classification import __main__ as demo
 from examples.image_classification import data, flags
 from examples.image_classification.results import Results
 from examples.image_classification.sweep import Sweep
@@ -84,7 +86,7 @@ def test_killed(tmp_path):
 
     undisturbed, process = start(whole), start(killed)
     deadline = time.monotonic() + 240
-    while not list(killed.glob("checkpoints/*/[3-9]")):
+    while not any(path.name.isdecimal() and int(path.name) >= 3 for path in killed.glob("checkpoints/*/*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()  # SIGKILL
@@ -94,6 +96,33 @@ def test_killed(tmp_path):
     stdout = finish(start(killed))
     finish(undisturbed)
     assert lines(killed) == lines(whole) and set(finished) <= set(lines(whole)) and len(lines(whole)) == 4
-    steps = int(stdout.split(" steps in")[0].rsplit("\n", 1)[-1])
+    steps = int(stdout.split(" steps, of all")[0].rsplit("\n", 1)[-1])
     assert 0 < steps <= (4 - len(finished)) * 2 * 40 - 2 * 2 * 3  # what a checkpoint has is not trained again
     assert (killed / "summary.csv").read_text() == (whole / "summary.csv").read_text()
+
+
+def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
+    """All is trained, and nothing is written: the next start trains nothing and reports."""
+    options = ["--depths", "1", "--seeds", "1", "--epochs", "2", "--optimizers", "adam", "--output", str(tmp_path)]
+    flags_ = flags.parse(options)
+    (task,) = flags.tasks(flags_, DIGITS)
+    store = Results(tmp_path / "runs.jsonl")
+    with pytest.raises(RuntimeError, match="disk"):
+        Sweep(DIGITS, Full(store.path), tmp_path / "checkpoints", lambda task: 1, 0.0).run([task], range(1))
+    demo.main(options)
+    assert len(lines(tmp_path)) == 1 and (tmp_path / "summary.csv").exists()
+
+    # A checkpoint that cannot be read is a message, and stays where it is.
+    (tmp_path / "runs.jsonl").unlink()
+    with pytest.raises(RuntimeError, match="disk"):
+        Sweep(DIGITS, Full(store.path), tmp_path / "checkpoints", lambda task: 1, 0.0).run([task], range(1))
+    (broken,) = (tmp_path / "checkpoints").glob("*/2")
+    shutil.rmtree(broken / "default")
+    with pytest.raises(SystemExit, match=r"the checkpoint in .* cannot be read .*; delete that folder"):
+        demo.main(options)
+    assert broken.exists() and not (tmp_path / "runs.jsonl").exists()
+
+
+class Full(Results):
+    def append(self, task, runs):
+        raise RuntimeError("the disk is full")

@@ -1,6 +1,7 @@
 """Langevin, Layer Langevin and plain optimisers side by side: ``python -m examples.image_classification --help``."""
 
 import argparse
+import contextlib
 import os
 import sys
 import textwrap
@@ -12,8 +13,8 @@ from typing import Any
 import jax
 
 from examples.image_classification import data, flags, models, optimizers, pictures, report, train
-from examples.image_classification.results import Results
-from examples.image_classification.sweep import Observer, Sweep
+from examples.image_classification.results import Results, ResultsError, alone, identity
+from examples.image_classification.sweep import Sweep
 from examples.image_classification.task import Task
 from examples.presentation import Bar
 
@@ -21,11 +22,16 @@ from examples.presentation import Bar
 def main(argv: Sequence[str] | None = None) -> None:
     options = flags.parse(argv)
     try:
-        images = data.load(options.data, options.data_dir)
-    except data.DataError as error:
+        with alone(options.output):
+            _compare(options)
+    except (data.DataError, ResultsError) as error:
         sys.exit(f"error: {error}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    images = data.load(options.data, options.data_dir)
     tasks, seeds = flags.tasks(options, images), range(options.seeds)
-    _check(options, tasks, images)
+    _check(tasks, images)
     note = report.caption(tasks, len(seeds), images)
     print(textwrap.fill(note, 100), flush=True)
 
@@ -41,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if there:
         print(f"{there} of {there + todo} runs are in {sweep.results.path} already.", flush=True)
     if todo:
-        _run(sweep, tasks, seeds, [Tensorboard(options.output / "tensorboard")] if options.tensorboard else [])
+        _run(sweep, tasks, seeds, options.output / "tensorboard" if options.tensorboard else None)
 
     runs = [sweep.results.runs(task) for task in tasks]
     results = [
@@ -54,33 +60,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\nWritten:", *written, sep="\n  ")
 
 
-def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int], observers: Sequence[Observer]) -> None:
+def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int], events: Path | None) -> None:
     progress = Progress(sweep, tasks, seeds)
-    sweep.observers = [progress, *observers]
     began = time.monotonic()
-    with progress.bar:
+    with progress.bar, contextlib.ExitStack() as stack:
+        sweep.observers = [progress]
+        if events is not None:
+            tensorboard = Tensorboard(events)
+            stack.callback(tensorboard.close)
+            sweep.observers = [progress, tensorboard]
         sweep.run(tasks, seeds)
     seconds = time.monotonic() - began
-    where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-    print(
-        f"{progress.steps} steps in {seconds:.0f} s, compilation and tests included: "
-        f"{seconds / progress.steps * 1e3:.2g} ms a step, on {where}."
-    )
+    if progress.steps:
+        where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+        print(
+            f"{progress.steps} steps, of all seeds, in {seconds:.0f} s on {where}, with compilation and tests: "
+            f"{seconds / progress.steps * 1e3:.2g} ms a step."
+        )
 
 
 class Progress:
     """A bar in layers times steps, to which time is proportional."""
 
-    _COMPILATION = 8_000  # a layer takes about as long to compile as this many steps of it on digits
+    _COMPILATION = 8_000  # takes about as long as this many steps of a layer on digits
 
     def __init__(self, sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]):
-        self._data, self._done, self.steps = sweep.data, dict[Any, int](), 0
+        self._data, self.steps = sweep.data, 0
+        self._compiled, self._done = set[Task](), dict[Any, int]()
         missing = [(task, len(sweep.missing(task, seeds))) for task in tasks]
         self.bar = Bar(total=sum(self._work(t, t.epochs * n) + self._COMPILATION for t, n in missing if n))
 
     def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
-        if task not in self._done:
-            self._done[task] = 0
+        if task not in self._compiled:
+            self._compiled.add(task)
             self.bar.update(self._COMPILATION)
         run = task, *seeds
         since = number + 1 - self._done.get(run, 0)  # more than 1 if it was taken up from a checkpoint
@@ -100,39 +112,44 @@ class Tensorboard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            sys.exit("error: --tensorboard needs tensorboardX: pip install tensorboardX")
+            raise ResultsError("--tensorboard needs tensorboardX: pip install tensorboardX") from None
         self._open = lambda *names: SummaryWriter(str(folder.joinpath(*names)))
         self._writers: dict[Any, Any] = {}
 
     def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
         for seed, *values in zip(seeds, accuracy, loss, strict=True):
-            run = task, seed
-            if run not in self._writers:
-                names = report.layers(task), optimizers.label(task), f"seed {seed}"
-                self._writers[run] = self._open(*names)
+            if (task, seed) not in self._writers:
+                settings = identity(task, [seed])[:6]  # of other settings with the same label
+                names = report.layers(task), optimizers.label(task), f"seed {seed}, {settings}"
+                self._writers[task, seed] = self._open(*names)
             for name, value in zip(("test accuracy", "training loss"), values, strict=True):
-                self._writers[run].add_scalar(name, value, number + 1)
-            if number + 1 == task.epochs:
-                self._writers.pop(run).close()
+                self._writers[task, seed].add_scalar(name, value, number + 1)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
 
 
-def _check(options: argparse.Namespace, tasks: Sequence[Task], images: data.Data) -> None:
+def _check(tasks: Sequence[Task], images: data.Data) -> None:
     """What only the data and the models tell."""
     if train.steps_an_epoch(tasks[0], images) == 0:
-        sys.exit(f"error: argument --batch-size: {images.name} has only {len(images.train_x)} training images")
+        raise data.DataError(f"--batch-size: {images.name} has only {len(images.train_x)} training images")
     size, memory = images.train_x.nbytes + images.test_x.nbytes, _memory()
     if memory is not None and size > memory:
-        sys.exit(
-            f"error: the images of {images.name} take {size / 1e9:.3g} GB and stay on the device, which has "
+        raise data.DataError(
+            f"the images of {images.name} take {size / 1e9:.3g} GB and stay on the device, which has "
             f"{memory / 1e9:.3g} GB"
         )
-    for task in {task.depth: task for task in tasks}.values():
-        order = train.layers(task, images)
-        most = max((task.layers for task in tasks if isinstance(task.layers, int)), default=0)
-        if most > len(order):
-            sys.exit(
-                f"error: argument --noisy-layers: {task.model} with {report.layers(task)} has {len(order)} layers "
-                f"with parameters, got {most}"
+    for task in tasks:
+        try:
+            train.prepare(task, images)
+            order = train.layers(task, images)
+        except (ValueError, ZeroDivisionError) as error:
+            raise data.DataError(f"{task.model} with {optimizers.label(task)} on {images.name}: {error}") from None
+        if isinstance(task.layers, int) and task.layers > len(order):
+            raise data.DataError(
+                f"--noisy-layers: {task.model} with {report.layers(task)} has {len(order)} layers with parameters, got "
+                f"{task.layers}"
             )
 
 
@@ -143,5 +160,6 @@ def _memory() -> int | None:
 
 if __name__ == "__main__":
     # One task on each core: networks as small as these leave most of a second core idle.
-    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", min(cores, 8))
     main()

@@ -55,7 +55,7 @@ def _npz(path: Path) -> Data:
             arrays = [file[part] for part in ("x_train", "y_train", "x_test", "y_test")]
     except OSError as error:
         raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except (KeyError, ValueError, zipfile.BadZipFile, TypeError) as error:
+    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{str(path)!r} must hold x_train, y_train, x_test and y_test as plain arrays: {error}"
         ) from None
@@ -78,8 +78,8 @@ def _tfds(name: str, data_dir: str | None) -> Data:
             f"{_first_line(error)}"
         ) from None
     features = builder.info.features
-    if features is None or not {"image", "label"} <= set(features):
-        raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and 'label': {list(features or ())}")
+    if "image" not in (features or ()) or not hasattr(features.get("label"), "num_classes"):
+        raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and class 'label', but {features}")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # without a connection: a warning for each of many attempts
     if not builder.is_prepared():
         print(f"Preparing {name} in {builder.data_dir} (without a connection it takes minutes to give up).", flush=True)
@@ -94,7 +94,7 @@ def _tfds(name: str, data_dir: str | None) -> Data:
             "and copy the folder to where --data-dir says; or name an .npz file."
         ) from None
     for split in ("train", "test"):
-        if split not in builder.info.splits and builder.info.splits:
+        if builder.info.splits and split not in builder.info.splits:
             raise DataError(f"the set {name!r} has no split {split!r}, only {list(builder.info.splits)}")
     train, test = _read(tfds, builder, "train"), _read(tfds, builder, "test")
     return _standardized(name, *train, *test, features["label"].num_classes)
@@ -136,7 +136,8 @@ def _standardized(
         raise DataError(f"training and test images differ in shape: {train_x.shape[1:]} and {test_x.shape[1:]}")
     if classes is None:
         classes = int(max(train_y.max(), test_y.max())) + 1
-    mean, std = train_x.mean(axis=(0, 1, 2)), train_x.std(axis=(0, 1, 2))
+    axes: Any = (0, 1, 2)
+    mean, std = train_x.mean(axes, dtype=np.float64), train_x.std(axes, dtype=np.float64)
     std = np.where(std > 0, std, 1)  # a channel that is constant
     return Data(name, train_x, train_y, test_x, test_y, classes, mean.astype(np.float32), std.astype(np.float32))
 
@@ -147,8 +148,8 @@ def _checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nd
     if x.ndim != 4 or not len(x):
         raise DataError(f"x_{part} must have shape (images, height, width[, channels]), got {x.shape}")
     if x.dtype != np.uint8:
-        if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-            raise DataError(f"x_{part} must hold finite numbers, got dtype {x.dtype}")
+        if x.dtype.kind not in "fiu" or not (np.abs(x) <= np.finfo(np.float32).max).all():
+            raise DataError(f"x_{part} must hold finite numbers, as float32, got dtype {x.dtype}")
         x = x.astype(np.float32)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.image_classification import models, optimizers
+from examples.image_classification import models, optimizers, report
 from examples.image_classification.data import Data
 from examples.image_classification.presets import PRESETS
 from examples.image_classification.task import Task
@@ -16,13 +16,18 @@ WIDTHS = {"resnet": 16, "vgg": 32, "densenet": 5}
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
-    preset = parser.parse_known_args(argv)[0].preset
+    preset = _preset_parser().parse_known_args(argv)[0].preset
     parser.set_defaults(**PRESETS[preset])
     flags = parser.parse_args(argv)
     flags.depths = sorted(set(flags.depths))
     flags.width = flags.width or WIDTHS.get(flags.model, 64)
     for name in ("learning_rate", "sigma"):
-        for optimizer, _ in getattr(flags, name):
+        given = [optimizer for optimizer, _ in getattr(flags, name)]
+        if len(set(given)) < len(given):
+            parser.error(
+                f"argument --{name.replace('_', '-')}: one value for all, and one for each optimiser that is named"
+            )
+        for optimizer in given:
             if optimizer is not None and optimizer not in (*optimizers.FAMILIES, *optimizers.INTEGRATORS):
                 parser.error(f"argument --{name.replace('_', '-')}: no optimiser {optimizer!r}")
     try:
@@ -84,18 +89,31 @@ def _value(given: Sequence[tuple[str | None, float]], kind: str, own: dict[str, 
     return values.get(kind, values.get(None, own.get(kind, other)))
 
 
+def _preset_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="digits", help="experiment whose flags are the defaults (default: digits)"
+    )
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.default is None or "(default" in (action.help or "")
+        return action.help if said else super()._get_help_string(action)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.image_classification",
         description="Train image classifiers with Langevin, Layer Langevin and plain optimisers from the same initial "
         "weights, on the same batches, and compare their test accuracy. Without flags: dense networks of several "
         "depths on digits that scikit-learn bundles. A run that was killed goes on when the command is given again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
+        parents=[_preset_parser()],
     )
-    positive, rate, share = _whole(1), _number(0, math.inf), _number(0, 1)
 
     group = parser.add_argument_group("what to compare")
-    group.add_argument("--preset", choices=PRESETS, default="digits", help="experiment whose flags are the defaults")
     group.add_argument(
         "--data",
         default="digits",
@@ -106,13 +124,13 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
     group.add_argument("--augment", action=argparse.BooleanOptionalAction, default=False, help="pad 4, crop, flip")
     group.add_argument("--model", choices=models.MODELS, default="dense", help="the network")
-    counts = ", ".join(f"{name} {unit}s" for name, unit in models.DEPTH_IS.items())
+    counts = ", ".join(f"{name} {report.plural(unit)}" for name, unit in models.DEPTH_IS.items())
     group.add_argument(
-        "--depths", type=positive, nargs="+", default=[10, 20, 40, 60], metavar="N", help=f"one network each: {counts}"
+        "--depths", type=_positive, nargs="+", default=[10, 20, 40, 60], metavar="N", help=f"one network each: {counts}"
     )
     group.add_argument(
         "--width",
-        type=positive,
+        type=_positive,
         metavar="N",
         help="units of a layer, filters of the first stage, growth of a DenseNet (default: 64; resnet 16, vgg 32, "
         "densenet 5)",
@@ -137,16 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("how to train")
-    group.add_argument("--seeds", type=positive, default=6, metavar="N", help="number of seeds, from 0")
-    group.add_argument("--epochs", type=positive, default=100, metavar="N", help="epochs of each run")
-    group.add_argument("--batch-size", type=positive, default=128, metavar="N", help="images in a batch")
+    group.add_argument("--seeds", type=_positive, default=6, metavar="N", help="number of seeds, from 0")
+    group.add_argument("--epochs", type=_positive, default=100, metavar="N", help="epochs of each run")
+    group.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="images in a batch")
     for name, help_ in (
         ("learning-rate", "of all optimisers, or of one and its Langevin versions; the step size of an integrator"),
         ("sigma", "the noise level of all Langevin versions, or of those of one optimiser"),
     ):
         group.add_argument(
             f"--{name}",
-            type=_named(rate),
+            type=_named(_rate),
             nargs="+",
             default=[],
             metavar="X|NAME=X",
@@ -164,26 +182,26 @@ def _parser() -> argparse.ArgumentParser:
         default="linear",
         help="linear: to 0 after --noisy-steps; step: 0 from there on; inverse-sqrt-log: slowly, never 0",
     )
-    group.add_argument("--noisy-steps", type=share, default=0.6, metavar="SHARE", help="steps until σ is 0")
-    group.add_argument("--plain-eps", type=rate, metavar="EPS", help="eps of plain optimisers (default: Optax's)")
-    group.add_argument("--temperature", type=rate, default=1e-4, metavar="TAU", help="of the integrators")
-    group.add_argument("--friction", type=rate, default=1.0, metavar="GAMMA", help="of the integrators")
-    group.add_argument("--thermostat-sigma", type=rate, default=0.01, metavar="SIGMA", help="of AdLaLa")
-    group.add_argument("--coupling", type=rate, default=0.1, metavar="EPS", help="of AdLaLa")
+    group.add_argument("--noisy-steps", type=_share, default=0.6, metavar="SHARE", help="steps until σ is 0")
+    group.add_argument("--plain-eps", type=_rate, metavar="EPS", help="eps of plain optimisers (default: Optax's)")
+    group.add_argument("--temperature", type=_rate, default=1e-4, metavar="TAU", help="of the integrators")
+    group.add_argument("--friction", type=_rate, default=1.0, metavar="GAMMA", help="of the integrators")
+    group.add_argument("--thermostat-sigma", type=_rate, default=0.01, metavar="SIGMA", help="of AdLaLa")
+    group.add_argument("--coupling", type=_rate, default=0.1, metavar="EPS", help="of AdLaLa")
     group.add_argument(
-        "--early-stopping", type=positive, metavar="N", help="stop when the training loss is no better for N epochs"
+        "--early-stopping", type=_positive, metavar="N", help="stop when the training loss is no better for N epochs"
     )
 
     group = parser.add_argument_group("how to run")
     group.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     group.add_argument(
         "--seeds-at-once",
-        type=positive,
+        type=_positive,
         metavar="N",
         help="seeds trained in one program (default: all, and 1 for convolutions, which are slower together)",
     )
     group.add_argument(
-        "--checkpoint-minutes", type=rate, default=5.0, metavar="MINUTES", help="between two checkpoints of a run"
+        "--checkpoint-minutes", type=_rate, default=5.0, metavar="MINUTES", help="between two checkpoints of a run"
     )
     group.add_argument("--tensorboard", action="store_true", help="write event files too (needs tensorboardX)")
     return parser
@@ -194,28 +212,33 @@ def _defaults(name: str) -> str:
     return ", ".join(["0.001", *(f"{kind} {value:g}" for kind, value in own.items())])
 
 
-def _whole(least: int) -> Any:
-    def parse(text: str) -> int:
-        if not (text.isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return parse
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
-def _number(least: float, most: float) -> Any:
-    rule = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+def _finite(text: str) -> float:
+    """Or nan, which no rule takes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    return value if math.isfinite(value) else math.nan
 
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (least <= value <= most and value < math.inf):
-            raise argparse.ArgumentTypeError(f"must be a number {rule}, got {text!r}")
-        return value
 
-    return parse
+def _rate(text: str) -> float:
+    value = _finite(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _finite(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and up to 1, got {text!r}")
+    return value
 
 
 def _named(value: Any) -> Any:
@@ -229,10 +252,7 @@ def _named(value: Any) -> Any:
 def _layers(text: str) -> str:
     if text.isdecimal() and int(text) >= 1:
         return str(int(text))
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _finite(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(
             f"must be a whole number of layers, or a share above 0 and up to 1.0, got {text!r}"

@@ -97,7 +97,7 @@ def _against_share(results: Sequence[Result], note: str, path: Path) -> Path:
     """The plain optimiser at 0, the Langevin version at 1."""
     families = [family for family in _families(results) if any(r.task.noisy_layers for r in _of(results, family))]
     figure, axes = _grid(len(families), min(3, len(families)), 5.0)
-    for axis, family in zip(axes.flat, families, strict=True):
+    for axis, family in zip(axes.flat, families, strict=False):
         for i, depth in enumerate(_depths(results)):
             colour, line, mark = STYLES[i % len(STYLES)]
             here = sorted((r.runs[0].noisy_share, r.final.tolist()) for r in _of(results, family) if r.depth == depth)
@@ -140,9 +140,7 @@ def _depths(results: Sequence[Result]) -> list[int]:
 
 
 def _padded(curves: Iterable[np.ndarray]) -> np.ndarray:
-    """Runs that were stopped early are shorter."""
+    """Runs that were stopped early stay where they were."""
     curves = list(curves)
-    padded = np.full((len(curves), max(map(len, curves))), np.nan)
-    for row, curve in zip(padded, curves, strict=True):
-        row[: len(curve)] = curve
-    return padded
+    longest = max(map(len, curves))
+    return np.array([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves])

@@ -69,25 +69,28 @@ def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
         f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
         + (", augmented" if task.augment else ""),
         f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
-        f"{seeds} seeds, {task.epochs} epochs of {steps} batches of {task.batch_size}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}, {task.epochs} epochs of {steps} batches of {task.batch_size}"
         + (f", stopped early after {task.early_stopping}" if task.early_stopping is not None else ""),
         f"learning rate {_by_optimizer(tasks, 'learning_rate')}, {task.learning_rate_schedule}",
     ]
     noisy = [t for t in tasks if t.sigma is not None]
     if noisy:
-        share = f" over the first {noisy[0].noisy_steps * 100:g} % of the steps" if noisy[0].noisy_steps else ""
+        steps_with_noise = noisy[0].noisy_steps
+        share = "" if steps_with_noise is None else f" over the first {steps_with_noise * 100:g} % of the steps"
         parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}")
-    eps = {f"{t.plain_eps:g}" for t in tasks if t.plain_eps is not None}
-    parts += [f"eps {value} for plain optimisers" for value in eps]
+    eps = next((t.plain_eps for t in tasks if t.plain_eps is not None), None)
+    if noisy and eps is None:
+        parts.append("eps the default of each library")
+    elif eps is not None:
+        parts.append(f"eps {eps:g} for plain optimisers")
     integrators = [t for t in tasks if t.temperature is not None]
     if integrators:
         friction = next((t.friction for t in integrators if t.friction is not None), None)
-        parts.append(f"temperature {integrators[0].temperature:g}" + (f", friction {friction:g}" if friction else ""))
-    parts += [
-        f"AdLaLa's sigma {t.thermostat_sigma:g} and coupling {t.coupling:g}"
-        for t in integrators[:1]
-        if t.thermostat_sigma is not None
-    ]
+        temperature = f"temperature {integrators[0].temperature:g}"
+        parts.append(temperature + ("" if friction is None else f", friction {friction:g}"))
+    adlala = next((t for t in integrators if t.thermostat_sigma is not None), None)
+    if adlala is not None:
+        parts.append(f"AdLaLa's sigma {adlala.thermostat_sigma:g} and coupling {adlala.coupling:g}")
     return "; ".join(parts) + "."
 
 
@@ -111,10 +114,13 @@ def finding(results: Sequence[Result]) -> str:
 
 
 def layers(task: Task) -> str:
-    unit, *where = DEPTH_IS[task.model].split(" ", 1)
-    if DEPTH_IS[task.model].endswith("layer"):
-        return f"{task.depth} {DEPTH_IS[task.model]}{'s' if task.depth > 1 else ''}"
-    return " ".join([f"{task.depth} {unit}{'s' if task.depth > 1 else ''}", *where])
+    return f"{task.depth} {DEPTH_IS[task.model] if task.depth == 1 else plural(DEPTH_IS[task.model])}"
+
+
+def plural(unit: str) -> str:
+    """Hidden layers, blocks a stage."""
+    first, separator, rest = unit.partition(" a ")
+    return f"{first}s{separator}{rest}"
 
 
 def cell_note(classes: int) -> str:
@@ -133,6 +139,15 @@ DIFFERENCE_NOTE = (
 def table(results: Sequence[Result]) -> list[list[str]]:
     """Rows of cells, the heading first: optimisers down, depths across."""
     return _matrix(results, {(r.optimizer, r.depth): r.cell for r in results})
+
+
+def means(results: Sequence[Result]) -> list[list[str]]:
+    """The same for mean and standard deviation."""
+    return _matrix(results, {(r.optimizer, r.depth): f"{short(r.final.mean())} ± {short(_sd(r))}" for r in results})
+
+
+def _sd(r: Result) -> float:
+    return r.final.std(ddof=1) if len(r.final) > 1 else np.nan
 
 
 def differences(results: Sequence[Result]) -> list[list[str]] | None:
@@ -192,39 +207,56 @@ def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output
         _write_markdown(results, note, pictures, output / "results.md"),
         write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
         write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
+        write_csv(DIFFERENCES, _differences(results), output / "differences.csv"),
     ]
 
 
 def _write_markdown(results: Sequence[Result], note: str, pictures: Sequence[Path], path: Path) -> Path:
-    parts = [part if isinstance(part, str) else as_markdown(part) for part in _parts(results, results[0].classes)]
+    every = [*_parts(results, results[0].classes), means(results), "Mean and standard deviation over the seeds."]
+    parts = [part if isinstance(part, str) else as_markdown(part) for part in every]
     links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
     path.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
     return path
 
 
-_OF_ALL = ("data", "model", "depth", "optimiser")
+_OF_ALL = ("data", "model", "depth", "optimiser", "learning_rate", "sigma")
 SUMMARY = (
     *_OF_ALL,
     *("final_mean", "final_sd", "final_median", "final_worst", "final_best", "best_epoch_median"),
-    *("trained", "diverged", "seeds"),
+    *("trained", "diverged", "seeds", "epochs"),
 )
+DIFFERENCES = ("data", "model", "depth", "optimiser", "minus", "mean", "low", "high", "seed", "difference")
 RUNS = (*_OF_ALL, *("seed", "noisy_share", "epochs", "final", "best", "final_loss", "trained"))
 
 
 def _of_all(r: Result) -> tuple[Any, ...]:
-    return r.task.data, r.task.model, r.depth, r.optimizer
+    sigma = "" if r.task.sigma is None else f"{r.task.sigma:g}"
+    return r.task.data, r.task.model, r.depth, r.optimizer, f"{r.task.learning_rate:g}", sigma
 
 
 def _summary(r: Result) -> tuple[Any, ...]:
-    sd = r.final.std(ddof=1) if len(r.final) > 1 else np.nan
-    accuracies = r.final.mean(), sd, np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
-    return *_of_all(r), *map(_figure, accuracies), r.trained.sum(), r.diverged.sum(), len(r.runs)
+    accuracies = r.final.mean(), _sd(r), np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
+    return *_of_all(r), *map(_figure, accuracies), r.trained.sum(), r.diverged.sum(), len(r.runs), r.task.epochs
 
 
 def _runs(r: Result) -> Iterable[tuple[Any, ...]]:
     for run, final, best, trained in zip(r.runs, r.final, r.best, r.trained, strict=True):
         where = run.seed, f"{run.noisy_share:.4g}", len(run.accuracy)
         yield *_of_all(r), *where, _figure(final), _figure(best), f"{run.loss[-1]:.6g}", int(trained)
+
+
+def _differences(results: Sequence[Result]) -> Iterable[tuple[Any, ...]]:
+    """Of each version from the plain optimiser, and of Layer Langevin from Langevin."""
+    by_name = {(r.task.optimizer, r.depth): r for r in results}
+    for r in results:
+        langevin = "l-" + r.family if r.task.optimizer.startswith("ll-") else r.family
+        for name in dict.fromkeys((r.family, langevin)):
+            other = by_name.get((name, r.depth))
+            if other is not None and other is not r:
+                mean, low, high = map(_figure, paired_difference(r.final, other.final))
+                for run, difference in zip(r.runs, r.final - other.final, strict=True):
+                    where = r.task.data, r.task.model, r.depth, r.optimizer, other.optimizer
+                    yield *where, mean, low, high, run.seed, _figure(difference)
 
 
 def _figure(accuracy: float) -> str:

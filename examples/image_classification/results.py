@@ -1,11 +1,12 @@
 """The file of results: one JSON line for each finished run, which says all that the run depends on."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,10 @@ import numpy as np
 
 import langevin_optax as lgv
 from examples.image_classification.task import Task
+
+
+class ResultsError(Exception):
+    """The folder of results cannot be used as it is; the message is for the user."""
 
 
 class Run(NamedTuple):
@@ -36,12 +41,13 @@ class Results:
     def runs(self, task: Task) -> dict[int, Run]:
         """By seed; only those of the code as it is."""
         identity = _identity(task)
-        lines = [line for line in self._lines if (line["task"], line["code"]) == identity]
+        lines = [
+            line for line in self._lines if (line["task"], line["code"]) == identity and _here().items() <= line.items()
+        ]
         return {line["seed"]: _run(line) for line in lines}
 
     def append(self, task: Task, runs: Sequence[Run]) -> None:
         description, code = _identity(task)
-        versions = {"jax": jax.__version__, "langevin_optax": lgv.__version__, "device": jax.devices()[0].device_kind}
         lines = [
             {
                 "task": description,
@@ -50,15 +56,17 @@ class Results:
                 "accuracy": run.accuracy.tolist(),
                 "loss": [loss if math.isfinite(loss) else None for loss in run.loss.tolist()],
                 "code": code,
-                **versions,
+                "langevin_optax": lgv.__version__,
+                **_here(),
             }
             for run in runs
         ]
         text = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        # One write to the end of the file, so that two programs can share it.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            before = os.fstat(descriptor).st_size
             if os.write(descriptor, text) != len(text):
+                os.ftruncate(descriptor, before)
                 raise OSError(f"{self.path} could not be written to its end: is the disk full?")
             os.fsync(descriptor)
         finally:
@@ -85,6 +93,29 @@ def _code() -> str:
     )
 
 
+def _here() -> dict[str, str]:
+    """A study does not mix results of other versions or devices."""
+    return {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One program at a time writes to a folder."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ResultsError(
+                f"another program is writing to {folder}; wait for it, or choose another --output"
+            ) from None
+        yield
+
+
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -94,15 +125,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
+    if len(whole) < len(content):  # a kill in the middle of a write, or an editor that took the last newline away
+        with contextlib.suppress(ValueError):
+            json.loads(content[len(whole) :])
+            whole = content + b"\n"
+        path.write_bytes(whole)
     lines = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             lines.append(json.loads(line))
             _run(lines[-1])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise ResultsError(
                 f"line {number} of {path} is not the result of a run ({error}); mend or remove it"
             ) from None
     return lines

@@ -28,6 +28,8 @@ class Observer(Protocol):
 
 @dataclass
 class Sweep:
+    """Seeds that train together share a checkpoint. Observers hear of each until all of them have stopped."""
+
     data: Data
     results: Results
     checkpoints: Path
@@ -43,6 +45,7 @@ class Sweep:
 
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """All that the file of results does not have yet."""
+        self._stop.clear()
         free: SimpleQueue[Any] = SimpleQueue()
         for device in jax.local_devices():
             free.put(device)
@@ -84,7 +87,7 @@ class Sweep:
                 return
             with self._lock:
                 self.results.append(task, runs)
-            shutil.rmtree(directory)
+            shutil.rmtree(directory)  # after the results, so that a kill in between loses nothing
 
     def _train(
         self, task: Task, training: train.Training, images: Any, seeds: Sequence[int], device: Any, directory: Path
@@ -96,9 +99,7 @@ class Sweep:
         with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
             first = manager.latest_step() or 0
             if first:
-                like = jax.eval_shape(lambda: (state, accuracy, loss))
-                state, *curves = manager.restore(first, args=ocp.args.StandardRestore(like))
-                accuracy, loss = map(np.array, curves)
+                state, accuracy, loss = _restored(manager, first, (state, accuracy, loss), device)
             state = jax.device_put(state, device)
             saved = time.monotonic()
             for number in range(first, task.epochs):
@@ -120,6 +121,20 @@ class Sweep:
             Run(seed, accuracy[i, :length], loss[i, :length], training.noisy_share)
             for i, (seed, length) in enumerate(zip(seeds, lengths, strict=True))
         ]
+
+
+def _restored(manager: ocp.CheckpointManager, step: int, like: Any, device: Any) -> Any:
+    here = jax.sharding.SingleDeviceSharding(device)  # it may have been saved on another one
+    shapes = jax.eval_shape(lambda: like)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+    try:
+        state, *curves = manager.restore(step, args=ocp.args.StandardRestore(shapes))
+    except Exception as error:
+        raise results.ResultsError(
+            f"the checkpoint in {manager.directory} cannot be read ({type(error).__name__}); delete that folder to "
+            "train its runs from the start"
+        ) from error
+    return state, *map(np.array, curves)  # float32, as they came from the device
 
 
 def _stopped_after(task: Task, losses: np.ndarray) -> int | None:
