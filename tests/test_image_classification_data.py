@@ -165,12 +165,12 @@ def preset(name, tmp_path, *argv):
 
 @pytest.mark.parametrize("name", CIFAR)
 def test_cifar_presets_end_to_end(name, tmp_path):
-    depth = ["--depths", "10"] if name == "cifar10-conv-dense" else []
-    table = preset(name, tmp_path, "--optimizers", "ll-rmsprop", *depth)
+    """Of depth 1, for the time that compiling takes; the slow test has them in full."""
+    table = preset(name, tmp_path, "--optimizers", "ll-rmsprop", "--depths", "1")
     assert "LL-RMSprop 30 %" in table and f"{name.split('-')[0]}, 12 training and 12 test images, augmented" in table
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CIFAR)
-def test_cifar_presets_with_all_their_optimisers(name, tmp_path):
+def test_cifar_presets_in_full(name, tmp_path):
     assert "LL-Adadelta 30 %" in preset(name, tmp_path)

@@ -44,11 +44,17 @@ def lines(folder):
     return sorted((folder / "runs.jsonl").read_text().splitlines())
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    sweep(folder, Epochs(), folder)
+    return folder
+
+
 @pytest.mark.parametrize("fails_at", [("l-adam", (0, 1), 0), ("l-adam", (0, 1), 2), ("adlala", (0, 1), 3)])
-def test_an_error_in_the_middle(fails_at, tmp_path):
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    undisturbed.mkdir(), disturbed.mkdir()
-    sweep(undisturbed, Epochs(), tmp_path)
+def test_an_error_in_the_middle(fails_at, tmp_path, undisturbed):
+    disturbed = tmp_path / "disturbed"
+    disturbed.mkdir()
     first, second = Epochs(fails_at), Epochs()
     with pytest.raises(RuntimeError, match="the lights went out"):
         sweep(disturbed, first, tmp_path)
