@@ -198,6 +198,15 @@ def test_a_seed_does_not_depend_on_the_others():
     np.testing.assert_allclose(together[1][:, 1:], alone[1], rtol=1e-5)
 
 
+def test_step_by_step_is_the_compiled_epoch(monkeypatch):
+    """What convolutions get on a CPU; the last batch of test images is a small one."""
+    own = task("--optimizers", "l-adam", "--batch-size", "96", "--augment")
+    whole = curves(own)
+    monkeypatch.setattr(models, "CONVOLUTIONAL", ("dense",))
+    np.testing.assert_allclose(curves(own), whole, rtol=1e-5, atol=1.5 / 128)
+    assert not hasattr(train.prepare(own, SMALL).epoch, "lower")  # it was no compiled program, this time
+
+
 # The optimisers
 
 
