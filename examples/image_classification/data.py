@@ -78,7 +78,8 @@ def _tfds(name: str, data_dir: str | None) -> Data:
             f"{_first_line(error)}"
         ) from None
     features = builder.info.features
-    if "image" not in (features or ()) or not hasattr(features.get("label"), "num_classes"):
+    label: Any = features["label"] if "label" in (features or ()) else None
+    if "image" not in (features or ()) or not hasattr(label, "num_classes"):
         raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and class 'label', but {features}")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # without a connection: a warning for each of many attempts
     if not builder.is_prepared():
@@ -97,7 +98,7 @@ def _tfds(name: str, data_dir: str | None) -> Data:
         if builder.info.splits and split not in builder.info.splits:
             raise DataError(f"the set {name!r} has no split {split!r}, only {list(builder.info.splits)}")
     train, test = _read(tfds, builder, "train"), _read(tfds, builder, "test")
-    return _standardized(name, *train, *test, features["label"].num_classes)
+    return _standardized(name, *train, *test, label.num_classes)
 
 
 def _read(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

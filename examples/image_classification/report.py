@@ -65,11 +65,12 @@ def trained_above(classes: int) -> float:
 def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
     task = tasks[0]
     steps = len(data.train_x) // task.batch_size
+    epochs = f"{task.epochs} epoch{'s' if task.epochs > 1 else ''}"
     parts = [
         f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
         + (", augmented" if task.augment else ""),
         f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
-        f"{seeds} seed{'s' if seeds > 1 else ''}, {task.epochs} epoch{'s' if task.epochs > 1 else ''} of {steps} batches of {task.batch_size}"
+        f"{seeds} seed{'s' if seeds > 1 else ''}, {epochs} of {steps} batches of {task.batch_size}"
         + (f", stopped early after {task.early_stopping}" if task.early_stopping is not None else ""),
         f"learning rate {_by_optimizer(tasks, 'learning_rate')}, {task.learning_rate_schedule}",
     ]
