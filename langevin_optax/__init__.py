@@ -2,6 +2,7 @@
 
 from langevin_optax._adaptive_langevin import AdaptiveLangevinState as AdaptiveLangevinState
 from langevin_optax._adaptive_langevin import adaptive_langevin as adaptive_langevin
+from langevin_optax._fold_in import fold_in as fold_in
 from langevin_optax._integrators import BaoabState as BaoabState
 from langevin_optax._integrators import baoab as baoab
 from langevin_optax._integrators import overdamped_langevin as overdamped_langevin

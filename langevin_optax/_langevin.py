@@ -29,6 +29,7 @@ def add_preconditioned_noise(
     sampler: _samplers.Sampler = "normal",
     mask: Mask | None = None,
     after_learning_rate: bool = False,
+    max_noise: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Add Langevin noise, shaped by the preconditioner of the update it is added to.
 
@@ -59,6 +60,9 @@ def add_preconditioned_noise(
         function gets the updates if ``params`` is not passed to ``update``.)
       after_learning_rate: add :math:`\sigma\sqrt{\gamma P}\,\xi`, in units of the parameters, to an update that is
         already scaled. The scaling has removed the mark, so P must come as ``preconditioner=``.
+      max_noise: the most that :math:`\sigma\sqrt{\gamma P}` may be, in units of the parameters; None is no bound. A
+        coordinate where it binds (without gradient, or late in a training at constant :math:`\sigma`) is at the lower
+        temperature :math:`\text{max\_noise}^2/(2\gamma P)`; the noise of the others is the same to the bit.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``, whose state is a step count and a key. Its update takes
@@ -93,7 +97,7 @@ def add_preconditioned_noise(
       Stochastic Gradient Langevin Dynamics <https://arxiv.org/abs/1512.07666>`_, 2015; Bras, `Langevin algorithms for
       very deep neural networks <https://arxiv.org/abs/2212.14718>`_, 2022.
     """
-    return _add_noise(_published, learning_rate, sigma, key, sampler, mask, after_learning_rate)
+    return _add_noise(_published, learning_rate, sigma, key, sampler, mask, after_learning_rate, max_noise)
 
 
 def add_langevin_noise(
@@ -104,6 +108,7 @@ def add_langevin_noise(
     sampler: _samplers.Sampler = "normal",
     mask: Mask | None = None,
     after_learning_rate: bool = False,
+    max_noise: jax.typing.ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Add Langevin noise with P = 1, after anything.
 
@@ -120,6 +125,7 @@ def add_langevin_noise(
       sampler: as in :func:`noise_like`.
       mask: as in :func:`add_preconditioned_noise`.
       after_learning_rate: as in :func:`add_preconditioned_noise`, but no P is asked for.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``, whose state is a step count and a key.
@@ -139,14 +145,17 @@ def add_langevin_noise(
       Welling and Teh, `Bayesian learning via stochastic gradient Langevin dynamics
       <https://www.stats.ox.ac.uk/~teh/research/compstats/WelTeh2011a.pdf>`_, 2011.
     """
-    return _add_noise(_one, learning_rate, sigma, key, sampler, mask, after_learning_rate)
+    return _add_noise(_one, learning_rate, sigma, key, sampler, mask, after_learning_rate, max_noise)
 
 
-def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, after_learning_rate):
+def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, after_learning_rate, max_noise):
     _checks.check_nonnegative("learning_rate", learning_rate)
     _checks.check_nonnegative("sigma", sigma)
     _checks.as_key(key)
     _samplers.as_sampler(sampler)
+    if max_noise is not None:
+        _checks.check_nonnegative("max_noise", max_noise)
+        _checks.check_scalar("max_noise", max_noise)
     if not _masks.is_function(mask):
         _masks.check_leaves(mask)
 
@@ -173,12 +182,16 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
             else jnp.where(gamma == 0, 0, jax.lax.rsqrt(jnp.where(gamma == 0, 1, gamma)))
         )
         scale = _wide_scalar(sigma_now) * root
+        # In units of the updates; where γ = 0 there is no noise to bound.
+        limit = (
+            None if max_noise is None else max_noise / (1 if after_learning_rate else jnp.where(gamma == 0, 1, gamma))
+        )
         noise = _noise.noise_like(state.key, state.count, selected, sampler)
 
         def add(w, u, p, xi):
             if w is False:
                 return u
-            noisy = _add(u, scale, p, xi)
+            noisy = _add(u, scale, p, xi, limit)
             return noisy if w is True else jnp.where(w, noisy, u)
 
         updates = jax.tree.map(add, where, updates, p, noise)
@@ -188,11 +201,14 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
 
 
 @jax.jit  # traced once a shape, not once a leaf
-def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array) -> jax.Array:
+def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, limit: Any) -> jax.Array:
     """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
     dtype = jnp.finfo(xi.dtype).dtype
     scale = scale.astype(dtype)
-    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype))).astype(xi.dtype)
+    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype)))
+    if limit is not None:
+        size = jnp.minimum(size, jnp.asarray(limit, dtype))
+    size = size.astype(xi.dtype)
     noisy = (jnp.asarray(u, xi.dtype) + size * xi).astype(jnp.result_type(u))
     return jnp.where(size != 0, noisy, u)
 
@@ -246,6 +262,7 @@ def langevin(
     key: jax.Array | int,
     mask: Mask | None,
     sampler: _samplers.Sampler,
+    max_noise: jax.typing.ArrayLike | None,
     *,
     before: tuple[optax.GradientTransformation, ...] = (),
     between: tuple[optax.GradientTransformation, ...] = (),
@@ -256,7 +273,9 @@ def langevin(
     The state is that of the stock chain, with the noise's behind it.
     """
     gamma = 1.0 if learning_rate is None else learning_rate
-    noise = add_preconditioned_noise(gamma, sigma, key, sampler=sampler, mask=mask, after_learning_rate=True)
+    noise = add_preconditioned_noise(
+        gamma, sigma, key, sampler=sampler, mask=mask, after_learning_rate=True, max_noise=max_noise
+    )
     stock = (*before, scaler, *between, optax.scale_by_learning_rate(learning_rate), *after)
     links = [optax.with_extra_args_support(link) for link in stock]
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from langevin_optax import _noise
+
 Path = tuple[str, ...]
 
 
@@ -150,10 +152,8 @@ def _innermost(path: Path, modules: Iterable[Path]) -> Path:
 
 
 def path_names(path: Any) -> Path:
-    """The names along a leaf's path, less the wrapper that NNX variables and Linen's partitioned parameters add."""
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
-    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+    """The names along a leaf's path."""
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in _noise.without_wrapper(path))
 
 
 def _names(path: Iterable[Any]) -> Path:

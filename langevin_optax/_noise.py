@@ -10,6 +10,8 @@ Hazards, and where they are met:
    them (`_rows`).
 4. Only threefry keys give the same values under `vmap` as alone; keys of other implementations are drawn one by one.
 5. bfloat16 noise has 8 bits: draws are float32 at least, and the sum is rounded once by the caller.
+6. Within `jax.shard_map` the shards of a leaf have one path and one shape: the key of a leaf that varies over axes of
+   the mesh, and the key of the step does not, is folded with the place on them (`_at_place`).
 """
 
 import functools
@@ -50,7 +52,9 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
 
     A leaf's noise depends on ``key``, ``step``, its path in ``tree``, its shape and ``sampler``, and on nothing else:
     adding, masking or freezing other leaves never changes it. With threefry keys (JAX's default) the values are the
-    same with and without ``jit`` and on any number of devices.
+    same with and without ``jit`` and on any number of devices. Within ``jax.shard_map`` replicas of a leaf share their
+    noise, and shards of a leaf draw each its own, by its shape and its place on the mesh. (Under ``check_vma=False``
+    JAX does not say which is which: all devices share their noise, and :func:`fold_in` tells shards apart.)
 
     Args:
       key: an ``int`` or a ``jax.random.key`` of any implementation.
@@ -92,25 +96,46 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
         raise ValueError(f"two leaves with one path would get the same noise: {[_name(path) for path, _ in leaves]}.")
     groups: dict[Any, list[int]] = defaultdict(list)
     for i, (path, leaf) in enumerate(leaves):
-        groups[jnp.shape(leaf), noise_dtype(path, leaf)].append(i)
+        axes = tuple(axis for axis in manual_axes(leaf) if axis not in manual_axes(key))
+        groups[jnp.shape(leaf), noise_dtype(path, leaf), axes].append(i)
 
     keys = _leaf_keys(key, step, [path for path, _ in leaves])
     noise: list[Any] = [None] * len(leaves)
-    for (shape, dtype), members in groups.items():
+    for (shape, dtype, axes), members in groups.items():
         draw_leaves = _draw_leaves_of_name if draw in _NAMED else _draw_leaves
-        drawn = draw_leaves(draw, keys[np.array(members)], shape, dtype)
+        drawn = draw_leaves(draw, _at_place(keys[np.array(members)], axes), shape, dtype)
         for i, xi in zip(members, drawn, strict=True):
             noise[i] = xi
     return jax.tree.unflatten(treedef, noise)
+
+
+def manual_axes(x: Any) -> tuple[str, ...]:
+    """The axes of the mesh over which an array varies within ``jax.shard_map``; none under ``check_vma=False``."""
+    if not isinstance(x, jax.core.Tracer):
+        return ()
+    return tuple(sorted(jax.typeof(x).manual_axis_type.varying))
+
+
+def _at_place(keys: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The keys, folded with the place on these axes of the mesh."""
+    if not axes:
+        return keys
+    place = jax.lax.axis_index(axes)
+    return jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
 
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path) or "(root)"
 
 
+def without_wrapper(path: Any) -> Any:
+    """A leaf's path, less the ``.value`` that NNX variables and Linen's partitioned parameters add."""
+    return path[:-1] if path and path[-1] == jax.tree_util.GetAttrKey("value") else path
+
+
 def _path_words(path: Any) -> tuple[int, int]:
     """64 bits of hash of a path, as two words to fold into a key."""
-    digest = hashlib.blake2b(jax.tree_util.keystr(path).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(jax.tree_util.keystr(without_wrapper(path)).encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
 
 

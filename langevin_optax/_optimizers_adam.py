@@ -25,6 +25,7 @@ def adam(
     nesterov: bool = False,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin Adam.
 
@@ -41,6 +42,7 @@ def adam(
         moves it by 0.3 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adam``, with a
@@ -66,6 +68,7 @@ def adam(
         key,
         mask,
         sampler,
+        max_noise,
     )
 
 
@@ -84,6 +87,7 @@ def adamw(
     nesterov: bool = False,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin AdamW.
 
@@ -102,6 +106,7 @@ def adamw(
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`. In
         ``optax.adamw`` the name means another thing: see ``weight_decay_mask``.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adamw``, with a
@@ -128,6 +133,7 @@ def adamw(
         key,
         mask,
         sampler,
+        max_noise,
         between=(optax.add_decayed_weights(weight_decay, weight_decay_mask),),
     )
 
@@ -145,6 +151,7 @@ def nadam(
     nesterov: bool = True,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin Adam with Nesterov momentum.
 
@@ -161,6 +168,7 @@ def nadam(
         noise moves it by 0.3 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.nadam``, with a
@@ -180,7 +188,18 @@ def nadam(
       Dozat, `Incorporating Nesterov Momentum into Adam <https://openreview.net/pdf?id=OM0jvwB8jIp57ZJjtNEZ>`_, 2016.
     """
     return adam(
-        learning_rate, sigma, key, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, mask=mask, sampler=sampler
+        learning_rate,
+        sigma,
+        key,
+        b1,
+        b2,
+        eps,
+        eps_root,
+        mu_dtype,
+        nesterov=nesterov,
+        mask=mask,
+        sampler=sampler,
+        max_noise=max_noise,
     )
 
 
@@ -198,6 +217,7 @@ def amsgrad(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin AMSGrad.
 
@@ -214,6 +234,7 @@ def amsgrad(
         1e-8, γ = 1e-3 and σ = 1e-3 the noise moves it by 0.3 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.amsgrad``, with a
@@ -239,4 +260,5 @@ def amsgrad(
         key,
         mask,
         sampler,
+        max_noise,
     )

@@ -22,6 +22,7 @@ def sgd(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Stochastic gradient Langevin dynamics (SGLD), with momentum if asked for.
 
@@ -36,6 +37,7 @@ def sgd(
         that of γ: for small γ the temperature is :math:`\tau = (1-\beta)\sigma^2/2`.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.sgd``, with a
@@ -62,6 +64,7 @@ def sgd(
         key,
         mask,
         sampler,
+        max_noise,
     )
 
 
@@ -80,6 +83,7 @@ def rmsprop(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin RMSprop: also preconditioned SGLD (pSGLD).
 
@@ -97,6 +101,7 @@ def rmsprop(
         1/eps outside the root.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.rmsprop``, with a
@@ -124,6 +129,7 @@ def rmsprop(
         key,
         mask,
         sampler,
+        max_noise,
         after=(optax.identity() if momentum is None else optax.trace(momentum, nesterov),),
     )
 
@@ -137,6 +143,7 @@ def adagrad(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin AdaGrad.
 
@@ -152,6 +159,7 @@ def adagrad(
         has P = 1/√0.1 = 3.2 whatever eps is, so eps has Optax's default.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adagrad``, with a
@@ -170,7 +178,9 @@ def adagrad(
     References:
       Duchi et al., `Adaptive Subgradient Methods <https://jmlr.org/papers/v12/duchi11a.html>`_, 2011.
     """
-    return langevin(_scalers_rms.scale_by_rss(initial_accumulator_value, eps), learning_rate, sigma, key, mask, sampler)
+    return langevin(
+        _scalers_rms.scale_by_rss(initial_accumulator_value, eps), learning_rate, sigma, key, mask, sampler, max_noise
+    )
 
 
 def adadelta(
@@ -184,6 +194,7 @@ def adadelta(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin Adadelta. The noise never enters the accumulated squares of the steps.
 
@@ -199,6 +210,7 @@ def adadelta(
         been 0 has P = 1 whatever eps is, so eps has Optax's default.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adadelta``, with a
@@ -224,5 +236,6 @@ def adadelta(
         key,
         mask,
         sampler,
+        max_noise,
         before=(optax.add_decayed_weights(weight_decay, weight_decay_mask),),
     )

@@ -20,6 +20,7 @@ def adamax(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin Adamax.
 
@@ -36,6 +37,7 @@ def adamax(
         0.3 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adamax``, with a
@@ -54,7 +56,7 @@ def adamax(
     References:
       Kingma and Ba, `Adam <https://arxiv.org/abs/1412.6980>`_, 2014, section 7.1.
     """
-    return langevin(_scalers_adam.scale_by_adamax(b1, b2, eps), learning_rate, sigma, key, mask, sampler)
+    return langevin(_scalers_adam.scale_by_adamax(b1, b2, eps), learning_rate, sigma, key, mask, sampler, max_noise)
 
 
 def adabelief(
@@ -69,6 +71,7 @@ def adabelief(
     nesterov: bool = False,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin AdaBelief.
 
@@ -85,6 +88,7 @@ def adabelief(
         8e5 with the defaults, and with eps = 1e-8, γ = 1e-3 and σ = 1e-3 the noise would move it by 0.06 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.adabelief``, with a
@@ -110,6 +114,7 @@ def adabelief(
         key,
         mask,
         sampler,
+        max_noise,
     )
 
 
@@ -123,6 +128,7 @@ def yogi(
     *,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin Yogi.
 
@@ -138,6 +144,7 @@ def yogi(
         so eps has Optax's default.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.yogi``, with a
@@ -157,7 +164,7 @@ def yogi(
       Zaheer et al., `Adaptive Methods for Nonconvex Optimization
       <https://papers.nips.cc/paper/2018/hash/90365351ccc7437a1309dc64e4db32a3-Abstract.html>`_, 2018.
     """
-    return langevin(_scalers_adam.scale_by_yogi(b1, b2, eps), learning_rate, sigma, key, mask, sampler)
+    return langevin(_scalers_adam.scale_by_yogi(b1, b2, eps), learning_rate, sigma, key, mask, sampler, max_noise)
 
 
 def radam(
@@ -173,6 +180,7 @@ def radam(
     nesterov: bool = False,
     mask: Mask | None = None,
     sampler: Sampler = "normal",
+    max_noise: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Langevin RAdam. P holds the rectification r, and is 1 in the first steps.
 
@@ -189,6 +197,7 @@ def radam(
         noise moves it by 0.3 at every step.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`.
       sampler: as in :func:`noise_like`.
+      max_noise: as in :func:`add_preconditioned_noise`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is that of ``optax.radam``, with a
@@ -214,4 +223,5 @@ def radam(
         key,
         mask,
         sampler,
+        max_noise,
     )

@@ -9,11 +9,14 @@ Leimkuhler and Matthews, *Molecular Dynamics*, 2015, chapters 7 and 8; Leimkuhle
 (arXiv 1908.11843), section 2.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from langevin_optax import _noise
 
 
 def A(theta: Any, p: Any, h: jax.Array) -> Any:
@@ -49,13 +52,23 @@ def O(p: Any, R: Any, friction: jax.Array, temperature: jax.Array, h: jax.Array)
 
 
 def squared_norm(p: Any) -> jax.Array:
-    """‖p‖², over the whole tree."""
-    return sum((jnp.sum(jnp.square(leaf)).astype(float) for leaf in jax.tree.leaves(p)), start=jnp.zeros([]))
+    """‖p‖², over the whole tree; within `jax.shard_map` over all shards."""
+
+    def of_leaf(leaf):
+        square = jnp.sum(jnp.square(leaf)).astype(float)
+        axes = _noise.manual_axes(leaf)
+        return jax.lax.psum(square, axes) if axes else square
+
+    return sum(map(of_leaf, jax.tree.leaves(p)), start=jnp.zeros([]))
 
 
 def degrees_of_freedom(p: Any) -> float:
-    """N, the number of entries of the tree; beyond int32 in large models."""
-    return float(sum(jnp.size(leaf) for leaf in jax.tree.leaves(p)))
+    """N, the number of entries of the tree, beyond int32 in large models; of all shards."""
+
+    def of_leaf(leaf):
+        return jnp.size(leaf) * math.prod(map(jax.lax.axis_size, _noise.manual_axes(leaf)))
+
+    return float(sum(map(of_leaf, jax.tree.leaves(p))))
 
 
 def mean_square(p: Any) -> jax.Array:

@@ -6,6 +6,8 @@ import pytest
 # The suite compiles many small programs and runs each of them once or twice. Processes that tests start do the same.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+# Devices to shard over; what is not sharded runs on the first one.
+jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture

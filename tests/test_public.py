@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_exports():
     assert set(PUBLIC) == {
         *("LangevinState", "add_langevin_noise", "add_preconditioned_noise", "with_preconditioner", "noise_like"),
-        *("layer_mask", "layer_order", "inverse_sqrt_log_schedule"),
+        *("layer_mask", "layer_order", "inverse_sqrt_log_schedule", "fold_in"),
         *("AdaptiveLangevinState", "BaoabState", "partitioned", "kinetic_temperature"),
         *{integrator.name for integrator in INTEGRATORS},
         *{optimizer.name for optimizer in OPTIMIZERS},
@@ -54,9 +54,10 @@ def test_optimisers_have_the_arguments_of_optax(name):
             continue
         assert ours[parameter].kind == theirs.kind
         assert ours[parameter].default == (EPS[name] if parameter == "eps" and name in EPS else theirs.default)
-    assert set(ours) == {*stock, "sigma", "key", "mask", "sampler"}
+    assert set(ours) == {*stock, "sigma", "key", "mask", "sampler", "max_noise"}
     assert ours["mask"].default is None
     assert ours["sampler"].default == "normal"
+    assert ours["max_noise"].default is None
 
 
 @pytest.mark.parametrize("name", sorted({scaler.name for scaler in SCALERS}))

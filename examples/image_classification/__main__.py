@@ -13,10 +13,11 @@ from typing import Any
 import jax
 
 from examples.image_classification import data, flags, models, optimizers, pictures, report, train
-from examples.image_classification.results import Results, ResultsError, alone, identity
+from examples.image_classification.results import Results, ResultsError, identity
 from examples.image_classification.sweep import Sweep
 from examples.image_classification.task import Task
 from examples.presentation import Bar
+from examples.storage import StorageError, alone
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with alone(options.output):
             _compare(options)
-    except (data.DataError, ResultsError) as error:
+    except (data.DataError, StorageError) as error:
         sys.exit(f"error: {error}")
 
 

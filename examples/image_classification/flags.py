@@ -1,11 +1,11 @@
 """The command line: a preset, and flags that override it."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from examples import values
 from examples.image_classification import models, optimizers, report
 from examples.image_classification.data import Data
 from examples.image_classification.presets import PRESETS
@@ -76,6 +76,7 @@ def _optimizer(flags: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         return [fields | {"plain_eps": None if kind == "sgd" else flags.plain_eps}]
     fields["sigma"] = _value(flags.sigma, kind, optimizers.SIGMAS, 1e-3)
     fields["sigma_schedule"] = flags.sigma_schedule
+    fields["max_noise"] = flags.max_noise
     if flags.sigma_schedule in ("linear", "step"):
         fields["noisy_steps"] = flags.noisy_steps
     if not name.startswith("ll-"):
@@ -126,11 +127,16 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--model", choices=models.MODELS, default="dense", help="the network")
     counts = ", ".join(f"{name} {report.plural(unit)}" for name, unit in models.DEPTH_IS.items())
     group.add_argument(
-        "--depths", type=_positive, nargs="+", default=[10, 20, 40, 60], metavar="N", help=f"one network each: {counts}"
+        "--depths",
+        type=values.positive,
+        nargs="+",
+        default=[10, 20, 40, 60],
+        metavar="N",
+        help=f"one network each: {counts}",
     )
     group.add_argument(
         "--width",
-        type=_positive,
+        type=values.positive,
         metavar="N",
         help="units of a layer, filters of the first stage, growth of a DenseNet (default: 64; resnet 16, vgg 32, "
         "densenet 5)",
@@ -147,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--noisy-layers",
-        type=_layers,
+        type=values.layers,
         nargs="+",
         default=["0.3"],
         metavar="K|SHARE",
@@ -155,16 +161,16 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     group = parser.add_argument_group("how to train")
-    group.add_argument("--seeds", type=_positive, default=6, metavar="N", help="number of seeds, from 0")
-    group.add_argument("--epochs", type=_positive, default=100, metavar="N", help="epochs of each run")
-    group.add_argument("--batch-size", type=_positive, default=128, metavar="N", help="images in a batch")
+    group.add_argument("--seeds", type=values.positive, default=6, metavar="N", help="number of seeds, from 0")
+    group.add_argument("--epochs", type=values.positive, default=100, metavar="N", help="epochs of each run")
+    group.add_argument("--batch-size", type=values.positive, default=128, metavar="N", help="images in a batch")
     for name, help_ in (
         ("learning-rate", "of all optimisers, or of one and its Langevin versions; the step size of an integrator"),
         ("sigma", "the noise level of all Langevin versions, or of those of one optimiser"),
     ):
         group.add_argument(
             f"--{name}",
-            type=_named(_rate),
+            type=_named(values.rate),
             nargs="+",
             default=[],
             metavar="X|NAME=X",
@@ -182,26 +188,38 @@ def _parser() -> argparse.ArgumentParser:
         default="linear",
         help="linear: to 0 after --noisy-steps; step: 0 from there on; inverse-sqrt-log: slowly, never 0",
     )
-    group.add_argument("--noisy-steps", type=_share, default=0.6, metavar="SHARE", help="steps until σ is 0")
-    group.add_argument("--plain-eps", type=_rate, metavar="EPS", help="eps of plain optimisers (default: Optax's)")
-    group.add_argument("--temperature", type=_rate, default=1e-4, metavar="TAU", help="of the integrators")
-    group.add_argument("--friction", type=_rate, default=1.0, metavar="GAMMA", help="of the integrators")
-    group.add_argument("--thermostat-sigma", type=_rate, default=0.01, metavar="SIGMA", help="of AdLaLa")
-    group.add_argument("--coupling", type=_rate, default=0.1, metavar="EPS", help="of AdLaLa")
+    group.add_argument("--noisy-steps", type=values.share, default=0.6, metavar="SHARE", help="steps until σ is 0")
     group.add_argument(
-        "--early-stopping", type=_positive, metavar="N", help="stop when the training loss is no better for N epochs"
+        "--max-noise", type=values.rate, metavar="X", help="the most that σ√(γP) may be in the Langevin versions"
+    )
+    group.add_argument(
+        "--plain-eps", type=values.rate, metavar="EPS", help="eps of plain optimisers (default: Optax's)"
+    )
+    group.add_argument("--temperature", type=values.rate, default=1e-4, metavar="TAU", help="of the integrators")
+    group.add_argument("--friction", type=values.rate, default=1.0, metavar="GAMMA", help="of the integrators")
+    group.add_argument("--thermostat-sigma", type=values.rate, default=0.01, metavar="SIGMA", help="of AdLaLa")
+    group.add_argument("--coupling", type=values.rate, default=0.1, metavar="EPS", help="of AdLaLa")
+    group.add_argument(
+        "--early-stopping",
+        type=values.positive,
+        metavar="N",
+        help="stop when the training loss is no better for N epochs",
     )
 
     group = parser.add_argument_group("how to run")
     group.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="where the files go")
     group.add_argument(
         "--seeds-at-once",
-        type=_positive,
+        type=values.positive,
         metavar="N",
         help="seeds trained in one program (default: all, and 1 for convolutions, which are slower together)",
     )
     group.add_argument(
-        "--checkpoint-minutes", type=_rate, default=5.0, metavar="MINUTES", help="between two checkpoints of a run"
+        "--checkpoint-minutes",
+        type=values.rate,
+        default=5.0,
+        metavar="MINUTES",
+        help="between two checkpoints of a run",
     )
     group.add_argument("--tensorboard", action="store_true", help="write event files too (needs tensorboardX)")
     return parser
@@ -212,52 +230,12 @@ def _defaults(name: str) -> str:
     return ", ".join(["0.001", *(f"{kind} {value:g}" for kind, value in own.items())])
 
 
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    """Or nan, which no rule takes."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    return value if math.isfinite(value) else math.nan
-
-
-def _rate(text: str) -> float:
-    value = _finite(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _finite(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a share above 0 and up to 1, got {text!r}")
-    return value
-
-
 def _named(value: Any) -> Any:
     def parse(text: str) -> tuple[str | None, float]:
         name, separator, number = text.rpartition("=")
         return (name if separator else None), value(number)
 
     return parse
-
-
-def _layers(text: str) -> str:
-    if text.isdecimal() and int(text) >= 1:
-        return str(int(text))
-    value = _finite(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number of layers, or a share above 0 and up to 1.0, got {text!r}"
-        )
-    return repr(value)
 
 
 def _one_of(names: Sequence[str], kind: str) -> Any:

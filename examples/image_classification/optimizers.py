@@ -69,7 +69,7 @@ def build(task: Task, order: Sequence[str], steps: int) -> Factory:
         return lambda key: optax.with_extra_args_support(getattr(optax, plain)(gamma, **eps))
     mask = None if task.layers is None else lgv.layer_mask(task.layers, order)
     sigma = sigma_schedule(task, steps)
-    return lambda key: getattr(lgv, plain)(gamma, sigma, key=key, mask=mask)
+    return lambda key: getattr(lgv, plain)(gamma, sigma, key=key, mask=mask, max_noise=task.max_noise)
 
 
 def _integrator(task: Task, h: Any, order: Sequence[str]) -> Factory:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,10 @@ import numpy as np
 
 import langevin_optax as lgv
 from examples.image_classification.task import Task
+from examples.storage import StorageError
 
 
-class ResultsError(Exception):
+class ResultsError(StorageError):
     """The folder of results cannot be used as it is; the message is for the user."""
 
 
@@ -96,24 +97,6 @@ def _code() -> str:
 def _here() -> dict[str, str]:
     """A study does not mix results of other versions or devices."""
     return {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One program at a time writes to a folder."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResultsError(
-                f"another program is writing to {folder}; wait for it, or choose another --output"
-            ) from None
-        yield
 
 
 def _hash(content: bytes) -> str:

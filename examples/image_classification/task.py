@@ -26,6 +26,7 @@ class Task:
     sigma_schedule: str | None = None
     noisy_steps: float | None = None  # the share of the steps after which σ is 0
     noisy_layers: str | None = None  # the first ones: how many ("4"), or which share ("0.3"; "1.0" is all)
+    max_noise: float | None = None
     temperature: float | None = None
     friction: float | None = None
     thermostat_sigma: float | None = None
