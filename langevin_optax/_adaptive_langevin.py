@@ -110,7 +110,7 @@ def adaptive_langevin(
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
-        _integration.check_state(state, AdaptiveLangevinState, "adaptive_langevin", updates)
+        _integration.check_state(state, AdaptiveLangevinState, "adaptive_langevin", updates, key)
         h, tau, sigma_a, epsilon = _integration.read(state.count, step_size, temperature, sigma, coupling)
         number = 2 * jnp.asarray(state.count, jnp.uint32)
         R = _integration.draw(state.key, number, state.momentum, sigma)

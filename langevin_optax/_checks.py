@@ -72,6 +72,21 @@ def own_key(key: Any) -> jax.Array:
     return jnp.copy(as_key(key))
 
 
+def check_state_key(of_state: Any, key: Any) -> None:
+    """Raise unless the key of a state is a key, of the implementation that the optimiser was made with."""
+    if not jnp.issubdtype(jnp.result_type(of_state), jax.dtypes.prng_key):
+        raise TypeError(
+            f"the key of the state must be a jax.random.key, got {of_state!r}. A checkpoint that was restored without "
+            "its structure holds the key's data: write jax.random.wrap_key_data(data)."
+        )
+    theirs, ours = (jax.random.key_impl(k) for k in (of_state, as_key(key)))
+    if theirs != ours:
+        raise ValueError(
+            f"the key of the state is of {theirs}, that of this optimiser of {ours}, which draws other noise. To go on "
+            f"with a checkpoint of {theirs}, make the optimiser with key=jax.random.key(seed, impl={str(theirs)!r})."
+        )
+
+
 def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     """Whether an array of ``shape`` broadcasts to the shape ``to`` as it stands."""
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))

@@ -71,12 +71,13 @@ def check_arguments(key: Any, step_size: Any, **others: Any) -> None:
     _checks.as_key(key)
 
 
-def check_state(state: Any, kind: type, integrator: str, updates: Any) -> None:
+def check_state(state: Any, kind: type, integrator: str, updates: Any, key: Any) -> None:
     if not isinstance(state, kind):
         raise ValueError(
             f"{integrator} needs a state of its own, {kind.__name__}, got {type(state).__name__}. Was the checkpoint "
             "written by another integrator, or restored without its structure?"
         )
+    _checks.check_state_key(state.key, key)
     if not hasattr(state, "momentum"):
         return
     structure: Any = jax.tree.structure(state.momentum)

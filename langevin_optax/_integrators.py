@@ -80,7 +80,7 @@ def overdamped_langevin(
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
-        _integration.check_state(state, LangevinState, "overdamped_langevin", updates)
+        _integration.check_state(state, LangevinState, "overdamped_langevin", updates, key)
         h, tau = _integration.read(state.count, step_size, temperature)
         x = _integration.zeros_like(updates)  # the displacement
         R = _integration.draw(state.key, state.count, x, temperature)
@@ -156,7 +156,7 @@ def baoab(
 
     def update_fn(updates, state, params=None, **extra_args):
         del params, extra_args
-        _integration.check_state(state, BaoabState, "baoab", updates)
+        _integration.check_state(state, BaoabState, "baoab", updates, key)
         h, tau, gamma = _integration.read(state.count, step_size, temperature, friction)
         R = _integration.draw(state.key, state.count, state.momentum, temperature, friction)
         x, p = _integration.zeros_like(updates), state.momentum

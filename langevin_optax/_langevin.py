@@ -166,6 +166,7 @@ def _add_noise(preconditioner_for, learning_rate, sigma, key, sampler, mask, aft
 
     def update_fn(updates, state, params=None, *, preconditioner=None, **extra_args):
         del extra_args
+        _checks.check_state_key(state.key, key)
         where = _masks.resolve(mask, updates, params)
         selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
         p = preconditioner_for(selected, preconditioner, after_learning_rate)
@@ -225,14 +226,8 @@ def _one(updates: Any, explicit: Any, scaled: bool) -> Any:
 def _published(updates: Any, explicit: Any, scaled: bool) -> Any:
     """The P of the updates: the one handed in, or else the one they carry."""
     if explicit is not None:
-        # masked and partition hide leaves of the updates, not of the extra arguments.
-        try:
-            p = jax.tree.map(lambda u, p: u if _masks.is_masked(u) else p, updates, explicit, is_leaf=_masks.is_masked)
-        except (ValueError, TypeError):
-            p = explicit
-        _preconditioning.check_like(p, updates)
-        _preconditioning.check_values(p)
-        return p
+        _preconditioning.check_values(explicit)
+        return _handed_in(updates, explicit, scaled)
     if scaled:
         raise ValueError(
             "add_preconditioned_noise(..., after_learning_rate=True) adds to an update that is already scaled, which "
@@ -255,6 +250,17 @@ def _published(updates: Any, explicit: Any, scaled: bool) -> Any:
     return jax.tree.map(_preconditioning.preconditioner_of, updates)
 
 
+def _handed_in(updates: Any, explicit: Any, scaled: bool) -> Any:
+    del scaled
+    # masked and partition hide leaves of the updates, not of the extra arguments.
+    try:
+        p = jax.tree.map(lambda u, p: u if _masks.is_masked(u) else p, updates, explicit, is_leaf=_masks.is_masked)
+    except (ValueError, TypeError):
+        p = explicit
+    _preconditioning.check_like(p, updates)
+    return p
+
+
 def langevin(
     scaler: optax.GradientTransformationExtraArgs,
     learning_rate: ScalarOrSchedule | None,
@@ -273,9 +279,7 @@ def langevin(
     The state is that of the stock chain, with the noise's behind it.
     """
     gamma = 1.0 if learning_rate is None else learning_rate
-    noise = add_preconditioned_noise(
-        gamma, sigma, key, sampler=sampler, mask=mask, after_learning_rate=True, max_noise=max_noise
-    )
+    noise = _add_noise(_handed_in, gamma, sigma, key, sampler, mask, True, max_noise)
     stock = (*before, scaler, *between, optax.scale_by_learning_rate(learning_rate), *after)
     links = [optax.with_extra_args_support(link) for link in stock]
 
@@ -296,7 +300,9 @@ def langevin(
             if link is scaler:
                 published = jax.tree.map(_preconditioning.preconditioner_of, updates)
         if extra_args.get("preconditioner") is None:
-            extra_args["preconditioner"] = published
+            extra_args["preconditioner"] = published  # NaN for a gradient that is, as in Optax
+        else:
+            _preconditioning.check_values(extra_args["preconditioner"])
         updates, noise_state = noise.update(updates, state[-1], params, **extra_args)
         return updates, (*new_state, noise_state)
 
