@@ -71,7 +71,7 @@ def check_arguments(key: Any, step_size: Any, **others: Any) -> None:
     _checks.as_key(key)
 
 
-def check_state(state: Any, kind: type, integrator: str, updates: Any, key: Any) -> None:
+def check_state(state: Any, kind: type[Any], integrator: str, updates: Any, key: Any) -> None:
     if not isinstance(state, kind):
         raise ValueError(
             f"{integrator} needs a state of its own, {kind.__name__}, got {type(state).__name__}. Was the checkpoint "
