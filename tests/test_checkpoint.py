@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import langevin_optax as lgv
-from tests.cases import EPS, INTEGRATORS, RESUMED, bits, params_like, resumed, run
+from tests.cases import EPS, INTEGRATORS, OPTIMIZERS, RESUMED, bits, is_key, params_like, resumed, run
 
 SECOND_HALF = """
 import pathlib, sys
@@ -137,3 +137,20 @@ def test_a_stock_checkpoint_goes_on_as_langevin(tmp_path, name):
     noisy, state = run(tx, params, 5, state)
     assert bits(noisy) != bits(run(stock, params, 5, stock_state)[0])
     assert int(state[-1].count) == 12
+
+
+@pytest.mark.parametrize("row", [*OPTIMIZERS, *INTEGRATORS], ids=lambda row: row.id)
+def test_a_key_that_is_not_the_optimisers(row):
+    """Of another kind, or restored as bare data: an error, and no other noise than the checkpoint's."""
+    params = params_like()
+    tx, other = row.langevin(key=1), row.langevin(key=jax.random.key(1, impl="rbg"))
+    with pytest.raises(ValueError, match=r"is of rbg, .* of threefry2x32, .*key=jax\.random\.key\(seed, impl='rbg'\)"):
+        tx.update(params, other.init(params), params)
+
+    def bare(state):
+        return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+
+    with pytest.raises(TypeError, match=r"must be a jax\.random\.key, got .*jax\.random\.wrap_key_data"):
+        tx.update(params, bare(tx.init(params)), params)
+    with pytest.raises(TypeError, match=r"must be a jax\.random\.key, got .*jax\.random\.wrap_key_data"):
+        jax.jit(tx.update)(params, bare(tx.init(params)), params)

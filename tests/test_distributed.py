@@ -1,0 +1,227 @@
+"""examples/distributed: under several processes, killed, on a full disk, from a checkpoint that is not its own."""
+
+import json
+import random
+import shutil
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from examples.distributed.__main__ import main
+from tests import forked
+from tests.cases import bits
+
+SMALL = "--layers 2 --width 16 --heads 2 --length 16 --batch-size 8 --log-steps 1 --optimizer ll-adam --sigma 1e-3"
+PROCESSES = [*SMALL.split(), "--steps", "12", "--checkpoint-steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text"
+    path.write_bytes(np.random.default_rng(0).integers(32, 96, 4000, np.uint8).tobytes())
+    return path
+
+
+def checkpoint(folder, step):
+    """What is on the disk, on one device, without the program that wrote it."""
+    path = (folder / "checkpoints" / str(step) / "default").absolute()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.StandardCheckpointer() as checkpointer:
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            checkpointer.metadata(path).item_metadata.tree,
+        )
+        return checkpointer.restore(path, like)
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["bits_per_byte"] for line in lines]
+
+
+def run(folder, text, processes, port=None, devices=4):
+    """The same command by so many processes, which have four devices together."""
+    folder.mkdir(exist_ok=True)
+    common = [*PROCESSES, "--text", text, "--output", folder]
+    several = ["--coordinator", f"localhost:{port}", "--processes", processes] if processes > 1 else []
+    logs = [folder.parent / f"{folder.name}-{i}.log" for i in range(processes)]
+    running = [
+        forked.start(
+            [*common, *several, *(["--process", i] if several else [])],
+            log,
+            devices=devices // processes,
+            cache=folder.parent / "cache",
+        )
+        for i, log in enumerate(logs)
+    ]
+    return [forked.finish(process, log) for process, log in zip(running, logs, strict=True)]
+
+
+def before_the_end(folder, to):
+    """A copy without its last checkpoint, as if it had been killed after the one before."""
+    shutil.copytree(folder, to)
+    shutil.rmtree(to / "checkpoints" / "12")
+    return to
+
+
+def test_processes(tmp_path, text):
+    one, two, four = tmp_path / "one", tmp_path / "two", tmp_path / "four"
+    said = run(one, text, 1)
+    assert "on {'data': 4, 'tensor': 1}" in said[0] and "of 1 processes, from step 0 to 12" in said[0]
+    port = random.Random(str(tmp_path)).randrange(20_000, 50_000)
+    run(two, text, 2, port)
+    said = run(four, text, 4, port + 1)
+    assert "of 4 processes" in said[0] and not any("bits a byte" in s for s in said[1:])  # the first speaks for all
+
+    def assert_same(a, b):
+        np.testing.assert_allclose(metrics(a), metrics(b), rtol=1e-5)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), *end(a, b))
+
+    def end(*folders):
+        return [{k: v for k, v in checkpoint(f, 12).items() if k != "optimizer"} for f in folders]
+
+    assert len(metrics(one)) == 12
+    assert_same(one, two)
+    assert_same(one, four)
+
+    # Written by four, read by one; written by one, read by four; and the mesh is the same.
+    by_one, by_four = before_the_end(four, tmp_path / "by_one"), before_the_end(one, tmp_path / "by_four")
+    assert "from step 8 to 12" in run(by_one, text, 1)[0]
+    assert "from step 8 to 12" in run(by_four, text, 4, port + 2)[0]
+    assert bits(checkpoint(by_one, 8)) == bits(checkpoint(four, 8))
+    assert (
+        bits(end(by_one)) == bits(end(four))
+        and (by_one / "metrics.jsonl").read_bytes() == (four / "metrics.jsonl").read_bytes()
+    )
+    assert bits(end(by_four)) == bits(end(one))
+
+
+def test_killed_twenty_times(tmp_path, text):
+    """SIGKILL at random moments: the parameters, the checkpoints and the metrics are those of the undisturbed run."""
+    common = [*SMALL.split(), "--steps", "200", "--checkpoint-steps", "4", "--text", text]
+    whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
+
+    def start(folder):
+        return forked.start([*common, "--output", folder], log, cache=tmp_path / "cache")
+
+    def lines(folder):
+        path = folder / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    process = start(whole)
+    while not lines(whole) and process.is_alive():
+        time.sleep(0.001)
+    began = time.monotonic()
+    forked.finish(process, log)
+    duration = time.monotonic() - began
+
+    moments = random.Random(0)
+    resumed_at = []
+    for _ in range(20):
+        before = lines(killed)
+        process = start(killed)
+        while lines(killed) <= before and process.is_alive():  # the first step, or what the last kill had lost
+            time.sleep(0.001)
+            if lines(killed) < before:
+                before = lines(killed)
+        time.sleep(moments.uniform(0, duration / 15))
+        assert process.is_alive(), log.read_text()[-3000:]
+        process.kill()
+        process.join()
+        resumed_at.append(before)
+    assert sorted(set(resumed_at))[-1] > 20  # it got on in between
+    forked.finish(start(killed), log)
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert len(metrics(killed)) == 200
+    assert bits(checkpoint(killed, 200)) == bits(checkpoint(whole, 200))
+    names = {path.name for path in (whole / "checkpoints").iterdir()}
+    assert {path.name for path in (killed / "checkpoints").iterdir()} == names == {"196", "200"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("finished")
+    main([*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text), "--output", str(folder)])
+    return folder
+
+
+OTHERS = [
+    (["--optimizer", "adam"], "optimizer was 'll-adam', is 'adam'"),
+    (["--sampler", "rademacher"], "sampler was 'normal', is 'rademacher'"),
+    (["--width", "32", "--steps", "7"], "steps was 6, is 7, width was 16, is 32"),
+    (["--seed", "1"], "seed was 0, is 1"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), OTHERS)
+def test_the_checkpoint_of_another_run(flags, message, finished, text):
+    before = files(finished)
+    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text)]
+    with pytest.raises(SystemExit, match=r"holds a run with other settings .*; choose another --output") as error:
+        main([*common, "--output", str(finished), *flags])
+    assert message in str(error.value)
+    assert files(finished) == before
+
+
+def test_the_checkpoint_of_another_kind_of_key(finished, text):
+    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text)]
+    before = files(finished)
+    with (
+        jax.default_prng_impl("rbg"),
+        pytest.raises(SystemExit, match="keys was 'threefry2x32', is 'rbg'"),
+    ):
+        main([*common, "--output", str(finished)])
+    assert files(finished) == before
+
+
+def test_a_checkpoint_that_cannot_be_read(finished, text, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(finished, folder)
+    for path in (folder / "checkpoints" / "6" / "default").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+    before = files(folder)
+    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text), "--output", str(folder)]
+    with pytest.raises(SystemExit, match=r"the checkpoint .*6 cannot be read \(.+\); delete that folder"):
+        main(common)
+    assert files(folder) == before
+    shutil.rmtree(folder / "checkpoints" / "6")  # as it says
+    main(common)
+    assert bits(checkpoint(folder, 6)) == bits(checkpoint(finished, 6)) and metrics(folder) == metrics(finished)
+
+
+def test_a_full_disk(text, tmp_path):
+    common = [*SMALL.split(), "--steps", "12", "--checkpoint-steps", "6", "--text", text]
+    whole, full, log = tmp_path / "whole", tmp_path / "full", tmp_path / "log"
+    forked.finish(forked.start([*common, "--output", whole], log), log)
+    said = forked.finish(forked.start([*common, "--output", full], log, file_limit=60_000), log, code=1)
+    assert "the checkpoint of step" in said and "cannot be written to" in said and "those before are whole" in said
+    forked.finish(forked.start([*common, "--output", full], log), log)  # when there is space again
+    assert bits(checkpoint(full, 12)) == bits(checkpoint(whole, 12)) and metrics(full) == metrics(whole)
+
+
+BAD = [
+    (["--tensor", "3"], "--tensor 3 does not divide the 8 devices"),
+    (["--width", "20"], "--width 20 is no multiple of the 8 devices that it is divided over"),
+    (["--batch-size", "9"], "--batch-size 9 is no multiple of the 8 devices"),
+    (["--tensor", "8", "--heads", "4"], "--heads 4 is no multiple of the 8 devices"),
+    (["--heads", "3"], "--width 16 is no multiple of twice the --heads 3"),
+    (["--text", "no-such-file"], "--text: cannot read no-such-file (No such file or directory)"),
+    (["--length", "3000"], "the text has 4000 bytes, which is too short for --length 3000"),
+]
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD)
+def test_what_only_the_devices_and_the_text_tell(flags, message, text, tmp_path):
+    with pytest.raises(SystemExit) as error:
+        main([*SMALL.split(), "--text", str(text), "--output", str(tmp_path), *flags])
+    assert message in str(error.value)
+    assert not list(tmp_path.rglob("*.json*"))
