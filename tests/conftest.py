@@ -16,3 +16,10 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """What trains on all devices has one."""
+    device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: device)

@@ -53,8 +53,5 @@ def _run(arguments, log, devices, cache, file_limit):
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(2)
-    import time
-
-    print("CPU", time.process_time(), file=sys.stderr)
     sys.stdout.flush()
     os._exit(0)

@@ -15,7 +15,7 @@ from tests import forked
 from tests.cases import bits
 
 SMALL = "--layers 2 --width 16 --heads 2 --length 16 --batch-size 8 --log-steps 1 --optimizer ll-adam --sigma 1e-3"
-PROCESSES = [*SMALL.split(), "--steps", "12", "--checkpoint-steps", "4"]
+SHORT = [*SMALL.split(), "--steps", "12", "--checkpoint-steps", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,12 @@ def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text"
     path.write_bytes(np.random.default_rng(0).integers(32, 96, 4000, np.uint8).tobytes())
     return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of compiled programs."""
+    return tmp_path_factory.mktemp("cache")
 
 
 def checkpoint(folder, step):
@@ -47,22 +53,23 @@ def metrics(folder):
     return [line["bits_per_byte"] for line in lines]
 
 
-def run(folder, text, processes, port=None, devices=4):
+def run(folder, text, cache, processes=1, port=None, code=0, file_limit=None):
     """The same command by so many processes, which have four devices together."""
     folder.mkdir(exist_ok=True)
-    common = [*PROCESSES, "--text", text, "--output", folder]
+    common = [*SHORT, "--text", text, "--output", folder]
     several = ["--coordinator", f"localhost:{port}", "--processes", processes] if processes > 1 else []
     logs = [folder.parent / f"{folder.name}-{i}.log" for i in range(processes)]
     running = [
         forked.start(
             [*common, *several, *(["--process", i] if several else [])],
             log,
-            devices=devices // processes,
-            cache=folder.parent / "cache",
+            devices=4 // processes,
+            cache=cache,
+            file_limit=file_limit,
         )
         for i, log in enumerate(logs)
     ]
-    return [forked.finish(process, log) for process, log in zip(running, logs, strict=True)]
+    return [forked.finish(process, log, code) for process, log in zip(running, logs, strict=True)]
 
 
 def before_the_end(folder, to):
@@ -72,13 +79,13 @@ def before_the_end(folder, to):
     return to
 
 
-def test_processes(tmp_path, text):
+def test_processes(tmp_path, text, cache):
     one, two, four = tmp_path / "one", tmp_path / "two", tmp_path / "four"
-    said = run(one, text, 1)
+    said = run(one, text, cache)
     assert "on {'data': 4, 'tensor': 1}" in said[0] and "of 1 processes, from step 0 to 12" in said[0]
     port = random.Random(str(tmp_path)).randrange(20_000, 50_000)
-    run(two, text, 2, port)
-    said = run(four, text, 4, port + 1)
+    run(two, text, cache, 2, port)
+    said = run(four, text, cache, 4, port + 1)
     assert "of 4 processes" in said[0] and not any("bits a byte" in s for s in said[1:])  # the first speaks for all
 
     def assert_same(a, b):
@@ -92,25 +99,26 @@ def test_processes(tmp_path, text):
     assert_same(one, two)
     assert_same(one, four)
 
-    # Written by four, read by one; written by one, read by four; and the mesh is the same.
+    # Written by four, read by one; written by one, read by four; and gone on with on the same mesh.
     by_one, by_four = before_the_end(four, tmp_path / "by_one"), before_the_end(one, tmp_path / "by_four")
-    assert "from step 8 to 12" in run(by_one, text, 1)[0]
-    assert "from step 8 to 12" in run(by_four, text, 4, port + 2)[0]
+    assert "from step 8 to 12" in run(by_one, text, cache)[0]
+    assert "from step 8 to 12" in run(by_four, text, cache, 4, port + 2)[0]
     assert bits(checkpoint(by_one, 8)) == bits(checkpoint(four, 8))
-    assert (
-        bits(end(by_one)) == bits(end(four))
-        and (by_one / "metrics.jsonl").read_bytes() == (four / "metrics.jsonl").read_bytes()
-    )
-    assert bits(end(by_four)) == bits(end(one))
+    assert_same(by_one, four)
+    assert_same(by_four, one)
+    # Processes add up gradients in another order than one process does; the same number of them does not.
+    again = before_the_end(four, tmp_path / "again")
+    run(again, text, cache, 4, port + 3)
+    assert bits(end(again)) == bits(end(four))
 
 
-def test_killed_twenty_times(tmp_path, text):
+def test_killed_twenty_times(tmp_path, text, cache):
     """SIGKILL at random moments: the parameters, the checkpoints and the metrics are those of the undisturbed run."""
     common = [*SMALL.split(), "--steps", "200", "--checkpoint-steps", "4", "--text", text]
     whole, killed, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
 
     def start(folder):
-        return forked.start([*common, "--output", folder], log, cache=tmp_path / "cache")
+        return forked.start([*common, "--output", folder], log, cache=cache)
 
     def lines(folder):
         path = folder / "metrics.jsonl"
@@ -147,16 +155,16 @@ def test_killed_twenty_times(tmp_path, text):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, text):
-    folder = tmp_path_factory.mktemp("finished")
-    main([*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text), "--output", str(folder)])
+def finished(tmp_path_factory, text, cache):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(folder, text, cache)
     return folder
 
 
 OTHERS = [
     (["--optimizer", "adam"], "optimizer was 'll-adam', is 'adam'"),
     (["--sampler", "rademacher"], "sampler was 'normal', is 'rademacher'"),
-    (["--width", "32", "--steps", "7"], "steps was 6, is 7, width was 16, is 32"),
+    (["--width", "32", "--steps", "13"], "steps was 12, is 13, width was 16, is 32"),
     (["--seed", "1"], "seed was 0, is 1"),
 ]
 
@@ -164,7 +172,7 @@ OTHERS = [
 @pytest.mark.parametrize(("flags", "message"), OTHERS)
 def test_the_checkpoint_of_another_run(flags, message, finished, text):
     before = files(finished)
-    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text)]
+    common = [*SHORT, "--text", str(text)]
     with pytest.raises(SystemExit, match=r"holds a run with other settings .*; choose another --output") as error:
         main([*common, "--output", str(finished), *flags])
     assert message in str(error.value)
@@ -172,7 +180,7 @@ def test_the_checkpoint_of_another_run(flags, message, finished, text):
 
 
 def test_the_checkpoint_of_another_kind_of_key(finished, text):
-    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text)]
+    common = [*SHORT, "--text", str(text)]
     before = files(finished)
     with (
         jax.default_prng_impl("rbg"),
@@ -182,30 +190,27 @@ def test_the_checkpoint_of_another_kind_of_key(finished, text):
     assert files(finished) == before
 
 
-def test_a_checkpoint_that_cannot_be_read(finished, text, tmp_path):
+def test_a_checkpoint_that_cannot_be_read(finished, text, cache, tmp_path):
     folder = tmp_path / "broken"
     shutil.copytree(finished, folder)
-    for path in (folder / "checkpoints" / "6" / "default").rglob("*"):
+    for path in (folder / "checkpoints" / "12" / "default").rglob("*"):
         if path.is_file():
-            path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     before = files(folder)
-    common = [*SMALL.split(), "--steps", "6", "--checkpoint-steps", "3", "--text", str(text), "--output", str(folder)]
-    with pytest.raises(SystemExit, match=r"the checkpoint .*6 cannot be read \(.+\); delete that folder"):
-        main(common)
+    with pytest.raises(SystemExit, match=r"the checkpoint .*12 cannot be read \(.+\); delete that folder"):
+        main([*SHORT, "--text", str(text), "--output", str(folder)])
     assert files(folder) == before
-    shutil.rmtree(folder / "checkpoints" / "6")  # as it says
-    main(common)
-    assert bits(checkpoint(folder, 6)) == bits(checkpoint(finished, 6)) and metrics(folder) == metrics(finished)
+    shutil.rmtree(folder / "checkpoints" / "12")  # as it says
+    run(folder, text, cache)
+    assert bits(checkpoint(folder, 12)) == bits(checkpoint(finished, 12)) and metrics(folder) == metrics(finished)
 
 
-def test_a_full_disk(text, tmp_path):
-    common = [*SMALL.split(), "--steps", "12", "--checkpoint-steps", "6", "--text", text]
-    whole, full, log = tmp_path / "whole", tmp_path / "full", tmp_path / "log"
-    forked.finish(forked.start([*common, "--output", whole], log), log)
-    said = forked.finish(forked.start([*common, "--output", full], log, file_limit=60_000), log, code=1)
+def test_a_full_disk(finished, text, cache, tmp_path):
+    folder = tmp_path / "full"
+    (said,) = run(folder, text, cache, code=1, file_limit=60_000)
     assert "the checkpoint of step" in said and "cannot be written to" in said and "those before are whole" in said
-    forked.finish(forked.start([*common, "--output", full], log), log)  # when there is space again
-    assert bits(checkpoint(full, 12)) == bits(checkpoint(whole, 12)) and metrics(full) == metrics(whole)
+    run(folder, text, cache)  # when there is space again
+    assert bits(checkpoint(folder, 12)) == bits(checkpoint(finished, 12)) and metrics(folder) == metrics(finished)
 
 
 BAD = [

@@ -21,6 +21,7 @@ import pytest
 import scipy.stats
 
 import langevin_optax as lgv
+from examples import storage
 from examples.image_classification import __main__ as demo
 from examples.image_classification import (
     data,
@@ -35,6 +36,7 @@ from examples.image_classification import (
 )
 from examples.image_classification.results import Results, Run
 
+pytestmark = pytest.mark.usefixtures("one_device")
 DIGITS = data.load("digits")
 SMALL = DIGITS._replace(
     name="small",
@@ -374,7 +376,7 @@ def test_max_pool():
     np.testing.assert_array_equal(models._max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
-@pytest.mark.parametrize("name", ["resnet", "densenet"])
+@pytest.mark.parametrize("name", ["resnet", pytest.param("densenet", marks=pytest.mark.slow)])
 def test_batch_statistics(name):
     """They follow the batches in training, and only then; testing takes each image for itself."""
     own = task("--model", name, "--depths", "1", "--width", "4", "--epochs", "1", "--batch-size", "64")
@@ -556,7 +558,7 @@ def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
 
 
 def test_one_program_a_folder(tmp_path):
-    with results.alone(tmp_path), pytest.raises(SystemExit, match="another program is writing to"):
+    with storage.alone(tmp_path), pytest.raises(SystemExit, match="another program is writing to"):
         main("--output", tmp_path)
 
 

@@ -47,7 +47,8 @@ class Sweep:
         """All that the file of results does not have yet."""
         self._stop.clear()
         free: SimpleQueue[Any] = SimpleQueue()
-        for device in jax.local_devices():
+        devices = jax.local_devices()
+        for device in devices:
             free.put(device)
 
         def on_a_free_device(task):
@@ -61,7 +62,7 @@ class Sweep:
             finally:
                 free.put(device)
 
-        with ThreadPoolExecutor(max_workers=jax.local_device_count()) as pool:
+        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
             futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
