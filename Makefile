@@ -1,9 +1,10 @@
-# Both commands do all their own set-up, from nothing but Python 3.11 or newer.
+# All of it sets itself up, from nothing but Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := $(VENV)/oldest
 
-.PHONY: demo test clean
+.PHONY: demo test oldest guard clean
 
 demo: $(VENV)/examples
 	$(BIN)/python -m examples.image_classification
@@ -14,6 +15,15 @@ test: $(VENV)/test
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 -m "not slow"
 
+# The fast tests on the oldest JAX, Optax and Flax that pyproject.toml admits. `make test` in a new .venv has the newest
+# that run on $(PYTHON): JAX after 0.10 wants Python 3.12.
+oldest: $(OLDEST)/test
+	$(OLDEST)/bin/pytest -n 2 -m "not slow"
+
+# The statistical guard, whose false alarms are those of 1 seed in 1000: SEED=1 make guard.
+guard: $(VENV)/test
+	$(BIN)/python -m tests.guard
+
 clean:
 	rm -rf $(VENV) results
 
@@ -23,4 +33,9 @@ $(BIN)/python:
 
 $(VENV)/examples $(VENV)/test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(notdir $@)]"
+	@touch $@
+
+$(OLDEST)/test: $(BIN)/python pyproject.toml tests/oldest.txt
+	$(BIN)/python -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/oldest.txt --editable ".[test]"
 	@touch $@

@@ -79,7 +79,9 @@ def check_state_key(of_state: Any, key: Any) -> None:
             f"the key of the state must be a jax.random.key, got {of_state!r}. A checkpoint that was restored without "
             "its structure holds the key's data: write jax.random.wrap_key_data(data)."
         )
-    theirs, ours = (jax.random.key_impl(k) for k in (of_state, as_key(key)))
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    ours = jax.random.key_impl(key) if typed else jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    theirs = jax.random.key_impl(of_state)
     if theirs != ours:
         raise ValueError(
             f"the key of the state is of {theirs}, that of this optimiser of {ours}, which draws other noise. To go on "
