@@ -87,7 +87,7 @@ def test_memory_of_the_state_and_of_the_update(optimized):
         assert size - temporary["optax.adam"] <= 16 * (32 * 32 + 32) * 4 + 1000
 
 
-def test_networks_have_first_layers_and_those_of_unusual_state_train():
+def test_networks_have_first_layers():
     names = []
     for network in networks.networks():
         variables = jax.eval_shape(network.model.init, jax.random.key(0), network.x)
@@ -95,16 +95,19 @@ def test_networks_have_first_layers_and_those_of_unusual_state_train():
         noisy = sum(np.sum(np.broadcast_to(m, p.shape)) for m, p in _pairs(mask, variables["params"]))
         assert 0 < noisy < sum(p.size for p in jax.tree.leaves(variables["params"]))
         names.append(network.name)
-        if "ResNet" in network.name or "transformer" in network.name:
-            small = network._replace(x=network.x[:2], y=network.y[:2])
-            state = small.start(contenders.NORMAL)
-            (stats, carry), loss = jax.jit(small.step(contenders.NORMAL))(state, small.x, small.y)
-            assert math.isfinite(loss)
-            assert any(
-                bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (carry[0], state[1][0])), strict=True)
-            )
-            assert bool(stats) == ("ResNet" in network.name)
     assert len(names) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ResNet", "transformer"])
+def test_networks_of_unusual_state_train(kind):
+    (network,) = (network for network in networks.networks() if kind in network.name)
+    small = network._replace(x=network.x[:2], y=network.y[:2])
+    state = small.start(contenders.NORMAL)
+    (stats, carry), loss = jax.jit(small.step(contenders.NORMAL))(state, small.x, small.y)
+    assert math.isfinite(loss)
+    assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (carry[0], state[1][0])), strict=True))
+    assert bool(stats) == (kind == "ResNet")
 
 
 def _pairs(mask, params):

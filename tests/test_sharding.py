@@ -422,15 +422,15 @@ def test_layer_langevin_on_the_first_blocks_of_a_scanned_transformer(dtype, opti
 
     def update(sigma, mask, mesh):
         """The first update of the parameters, for gradients of ones."""
-        training = Training(model, lgv.adam(1e-2, sigma, 0, eps=0.1, mask=mask), mesh)
-        state = training.init(0)
-        gradients = jax.tree.map(jnp.ones_like, state.params)
-        tx_update = jax.jit(lgv.adam(1e-2, sigma, 0, eps=0.1, mask=mask).update).lower(
-            gradients, state.optimizer, state.params
+        tx = lgv.adam(1e-2, sigma, 0, eps=0.1, mask=mask)
+        state = jax.tree.map(
+            lambda x: jax.device_put(jnp.zeros(x.shape, x.dtype), x.sharding) if x.ndim else None,
+            Training(model, tx, mesh).abstract,
         )
-        compiled = tx_update.compile()
+        gradients, optimizer = jax.tree.map(jnp.ones_like, state.params), tx.init(state.params)
+        compiled = jax.jit(tx.update).lower(gradients, optimizer, state.params).compile()
         assert collectives(compiled) == set()
-        updates, optimizer = compiled(gradients, state.optimizer, state.params)
+        updates, optimizer = compiled(gradients, optimizer, state.params)
         assert_sharded_like((state.optimizer, updates, optimizer), state.params)
         assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
         return jax.tree.map(lambda u: np.asarray(u, np.float32), updates), state.params
