@@ -54,7 +54,7 @@ def as_key(key: Any) -> jax.Array:
         if key.shape:
             raise ValueError(
                 f"key must be a single key, got an array of keys of shape {key.shape}. "
-                "For several chains, vmap over optax.tree.set(state, key=...)."
+                "For several chains, vmap over langevin_optax.fold_in(state, chain)."
             )
         return key
     if isinstance(key, (jax.Array, np.ndarray)) and key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):
@@ -64,7 +64,10 @@ def as_key(key: Any) -> jax.Array:
             "key must be an int or a typed key, got raw key data (uint32), as jax.random.PRNGKey makes it. "
             "Write jax.random.key(seed), or jax.random.wrap_key_data(key)."
         )
-    raise TypeError(f"key must be an int or a jax.random.key, got {key!r} ({type(key).__name__}).")
+    hint = " sigma and key are the second and third arguments: pass b1 and what follows by name."
+    raise TypeError(
+        f"key must be an int or a jax.random.key, got {key!r} ({type(key).__name__}).{hint * isinstance(key, float)}"
+    )
 
 
 def own_key(key: Any) -> jax.Array:

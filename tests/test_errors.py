@@ -96,7 +96,7 @@ NUMBER = "must be a number, an array or an Optax schedule, got"
 KEY_IS = r"key must be an int or a jax\.random\.key, got"
 KEY = [
     ("None", None, TypeError, f"{KEY_IS} None"),
-    ("float", 0.5, TypeError, rf"{KEY_IS} 0\.5"),
+    ("float", 0.5, TypeError, rf"{KEY_IS} 0\.5 .* sigma and key are the second and third arguments"),
     ("bool", True, TypeError, f"{KEY_IS} True"),
     ("string", "7", TypeError, f"{KEY_IS} '7'"),
     ("list", [0, 7], TypeError, rf"{KEY_IS} \[0, 7\] \(list\)"),

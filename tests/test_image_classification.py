@@ -267,6 +267,17 @@ def test_names_of_the_others():
         chex.assert_trees_all_close(after_steps(got), after_steps(tx), rtol=1e-6)
 
 
+def test_a_bound_on_the_noise():
+    bounded = ["--max-noise", "1e-3", "--learning-rate", "0.5", "--optimizers"]
+    expected = after_steps(lgv.adam(0.5, 1e-3, 3, max_noise=1e-3))
+    got = after_steps(built(*bounded, "l-adam", "--sigma-schedule", "constant", key=3))
+    free = after_steps(built(*bounded[2:], "l-adam", "--sigma-schedule", "constant", key=3))
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (got, free)), strict=True))
+    assert task(*bounded, "adam").max_noise is None
+    assert "noise of at most 0.001 a step" in report.caption([task(*bounded, "l-adam")], 1, SMALL)
+
+
 def test_an_integrator_learns():
     _, loss = curves(task("--optimizers", "adlala", "--depths", "1", "--epochs", "8", "--learning-rate", "0.25"), [0])
     assert loss[-1] < loss[0] - 0.3

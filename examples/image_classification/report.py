@@ -78,7 +78,8 @@ def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
     if noisy:
         steps_with_noise = noisy[0].noisy_steps
         share = "" if steps_with_noise is None else f" over the first {steps_with_noise * 100:g} % of the steps"
-        parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}")
+        bound = "" if noisy[0].max_noise is None else f", noise of at most {noisy[0].max_noise:g} a step"
+        parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}{bound}")
     eps = next((t.plain_eps for t in tasks if t.plain_eps is not None), None)
     if noisy and eps is None:
         parts.append("eps the default of each library")
