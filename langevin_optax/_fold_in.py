@@ -1,6 +1,6 @@
 """Noise of its own for each chain of an ensemble."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -8,10 +8,11 @@ from langevin_optax._adaptive_langevin import AdaptiveLangevinState
 from langevin_optax._integrators import BaoabState
 from langevin_optax._langevin import LangevinState
 
+State = TypeVar("State")
 _STATES = (LangevinState, BaoabState, AdaptiveLangevinState)
 
 
-def fold_in(state: Any, data: jax.typing.ArrayLike) -> Any:
+def fold_in(state: State, data: jax.typing.ArrayLike) -> State:
     """The state of an optimiser with ``data`` folded into every noise key: another chain, with noise of its own.
 
     ``jax.vmap(tx.init)`` gives all chains one key, and with it one noise. Folding the number of the chain into the keys
@@ -54,7 +55,7 @@ def fold_in(state: Any, data: jax.typing.ArrayLike) -> Any:
         # A key within the variable that nnx.Optimizer has around it is a tree too.
         return node._replace(key=jax.tree.map(lambda key: jax.random.fold_in(key, data), node.key))
 
-    folded = jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, _STATES))
+    folded: State = jax.tree.map(fold, state, is_leaf=lambda node: isinstance(node, _STATES))
     if not found:
         raise ValueError(f"fold_in needs a state with noise in it, found none in {jax.tree.structure(state)}.")
     return folded

@@ -10,7 +10,8 @@ import optax
 
 from langevin_optax import _checks, _masks, _noise, _preconditioning, _samplers
 
-ScalarOrSchedule: TypeAlias = float | jax.Array | optax.Schedule
+# Optax has no py.typed, so that its Schedule is Any for users.
+ScalarOrSchedule: TypeAlias = float | jax.Array | Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 Mask: TypeAlias = Any | Callable[[optax.Params], Any]
 
 
