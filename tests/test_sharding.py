@@ -441,11 +441,12 @@ def test_layer_langevin_on_the_first_blocks_of_a_scanned_transformer(dtype, opti
     one = jax.make_mesh((1, 1), ("data", "tensor"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
     alone, _ = update(1.0, first, one)
     assert not any(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded) if leaf.ndim > 2)
-    assert bits(ours) == bits(alone)
+    close = {"rtol": float(8 * jnp.finfo(dtype).eps), "atol": 1e-7}  # XLA contracts multiply-adds as it likes
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), ours, alone)
     for (path, u), quiet, loud in zip(
         jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(plain), jax.tree.leaves(langevin), strict=True
     ):
         noisy = path[0].key == "embed" or (np.arange(len(u)) < 2 if path[0].key == "blocks" else False)
         mask = np.broadcast_to(np.reshape(noisy, (-1,) + (1,) * (u.ndim - 1)), u.shape)
-        np.testing.assert_array_equal(u, np.where(mask, loud, quiet))  # the noise of Langevin Adam, or none
+        np.testing.assert_allclose(u, np.where(mask, loud, quiet), **close)  # the noise of Langevin Adam, or none
         assert (loud != quiet).mean() > 0.99
