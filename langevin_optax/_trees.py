@@ -1,0 +1,45 @@
+"""Trees of parameters: the names along a path, and the dtype and the shape that a leaf may have."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def path_names(path: Any) -> tuple[str, ...]:
+    """The names along a leaf's path, whatever the containers: ``Dense_0``, ``kernel``.
+
+    A name that holds slashes, as those of a flat dict do, is several; the ``.value`` that NNX variables and Linen's
+    partitioned parameters add is none.
+    """
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return tuple("/".join(jax.tree_util.keystr((entry,), simple=True) for entry in path).split("/")) if path else ()
+
+
+def leaf_name(path: Any) -> str:
+    """How a message names a leaf: ``['Dense_0']['kernel']``."""
+    return jax.tree_util.keystr(path) or "(root)"
+
+
+def noise_dtype(path: Any, leaf: Any) -> np.dtype:
+    """The dtype in which the noise of a leaf is drawn and added; raises for leaves that cannot carry noise."""
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"noise needs real or complex leaves, but the leaf {leaf_name(path)} is {dtype}. "
+            "Leave such leaves out with mask=, optax.masked or optax.partition."
+        )
+    return np.promote_types(dtype, np.float32)
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether an array of ``shape`` broadcasts to the shape ``to`` as it stands."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
+
+
+def is_hidden(node: Any) -> bool:
+    """Whether a node stands for what `optax.masked` or `optax.partition` hide."""
+    return node is None or isinstance(node, optax.MaskedNode)

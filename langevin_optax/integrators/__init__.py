@@ -1,0 +1,1 @@
+"""Thermodynamic integrators: one file per stochastic differential equation."""

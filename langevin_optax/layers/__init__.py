@@ -1,0 +1,1 @@
+"""Which layers come first: their order in a model, and masks that select them."""

@@ -1,0 +1,1 @@
+"""The noise: what is drawn, from which key, and how fast."""

@@ -1,0 +1,114 @@
+"""The Langevin term σ√(γP) ξ, added to an update: what the noise links and the engine share."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from langevin_optax import _checks, _trees
+from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
+from langevin_optax.layers import _where
+from langevin_optax.noise import _keys, _samplers
+from langevin_optax.noise._draw import noise_like
+from langevin_optax.noise._state import LangevinState
+from langevin_optax.preconditioners import _check
+
+
+class LangevinTerm(NamedTuple):
+    """``init(params)`` makes its state; ``add(updates, state, params, preconditioner)`` adds it.
+
+    ``preconditioner`` is a function from the updates that get noise, the others hidden, to P.
+    """
+
+    init: Callable[..., Any]
+    add: Callable[[Any, LangevinState, Any, Callable[[Any], Any]], tuple[Any, LangevinState]]
+
+
+def langevin_term(
+    learning_rate: ScalarOrSchedule,
+    sigma: ScalarOrSchedule,
+    key: jax.Array | int,
+    sampler: _samplers.Sampler,
+    mask: Mask | None,
+    max_noise: ArrayLike | None,
+    after_learning_rate: bool,
+) -> LangevinTerm:
+    """σ√(P/γ) ξ, to be scaled by γ; or σ√(γP) ξ for an update that is scaled already."""
+    _checks.check_nonnegative("learning_rate", learning_rate)
+    _checks.check_nonnegative("sigma", sigma)
+    _keys.as_key(key)
+    _samplers.as_sampler(sampler)
+    if callable(max_noise):
+        raise TypeError(f"max_noise must be a number or a scalar array, got {max_noise!r}.")
+    if max_noise is not None:
+        _checks.check_nonnegative("max_noise", max_noise)
+    if not _where.is_function(mask):
+        _where.check_leaves(mask)
+
+    def init_fn(params):
+        where = _where.resolve(mask, params)
+        jax.tree_util.tree_map_with_path(lambda path, p, w: w is False or _trees.noise_dtype(path, p), params, where)
+        return LangevinState(count=jnp.zeros([], jnp.int32), key=_keys.own_key(key))
+
+    def add_fn(updates, state, params, preconditioner):
+        _keys.check_state(state, key)
+        where = _where.resolve(mask, updates, params)
+        selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
+        p = preconditioner(selected)
+        new_state = LangevinState(*_keys.advance(state.count, state.key))
+        if _is_zero(sigma_now := sigma(state.count) if callable(sigma) else sigma):
+            return updates, new_state  # the compiled program is that of the plain optimiser, to the last rounding
+
+        gamma = _checks.read("learning_rate", learning_rate, state.count)
+        # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
+        safe = jnp.where(gamma == 0, 1, gamma)
+        root = jnp.sqrt(gamma) if after_learning_rate else jnp.where(gamma == 0, 0, jax.lax.rsqrt(safe))
+        scale = _checks.read("sigma", sigma_now, state.count) * root
+        # In units of the updates; where γ = 0 there is no noise to bound.
+        limit = None if max_noise is None else max_noise / (1 if after_learning_rate else safe)
+        noise = noise_like(state.key, state.count, selected, sampler)
+
+        def add(w, u, p, xi):
+            if w is False:
+                return u
+            noisy = _add(u, scale, p, xi, limit)
+            return noisy if w is True else jnp.where(w, noisy, u)
+
+        return jax.tree.map(add, where, updates, p, noise), new_state
+
+    return LangevinTerm(init_fn, add_fn)
+
+
+def selected_of(preconditioner: Any, updates: Any) -> Any:
+    """P of those updates that are not hidden: masked and partition hide leaves of the updates, but not of P."""
+    with contextlib.suppress(ValueError, TypeError):  # another structure, which the check names
+        preconditioner = jax.tree.map(
+            lambda u, p: u if _is_masked(u) else p, updates, preconditioner, is_leaf=_is_masked
+        )
+    _check.check_like(preconditioner, updates)
+    return preconditioner
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _is_zero(sigma: Any) -> bool:
+    return not isinstance(sigma, jax.core.Tracer) and bool(np.all(np.asarray(sigma) == 0))
+
+
+@jax.jit  # traced once per shape, not once per leaf
+def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, limit: Any) -> jax.Array:
+    """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
+    dtype = jnp.finfo(xi.dtype).dtype
+    scale = scale.astype(dtype)
+    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype)))
+    if limit is not None:
+        size = jnp.minimum(size, jnp.asarray(limit, dtype))
+    size = size.astype(xi.dtype)
+    noisy = (jnp.asarray(u, xi.dtype) + size * xi).astype(jnp.result_type(u))
+    return jnp.where(size != 0, noisy, u)

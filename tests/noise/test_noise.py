@@ -1,0 +1,306 @@
+"""The contract of `noise_like`: what a leaf's noise depends on, and its distribution."""
+
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+import langevin_optax as lgv
+from langevin_optax.noise import _samplers, _threefry
+
+KEY = jax.random.key(7)
+SAMPLERS = ["normal", "rademacher"]
+
+
+def tree(**shapes):
+    return {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+
+def same(a, b):
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_noise_of_a_leaf_depends_on_no_other_leaf(sampler, impl):
+    key = jax.random.key(3, impl=impl)
+    alone = lgv.noise_like(key, 5, tree(b=(3, 4)), sampler)["b"]
+    beside = lgv.noise_like(key, 5, tree(a=(3, 4), b=(3, 4), c=(3, 4), d=(7,)), sampler)["b"]
+    masked = lgv.noise_like(key, 5, {"a": optax.MaskedNode(), "b": jnp.zeros((3, 4)), "c": None}, sampler)["b"]
+    assert same(alone, beside)
+    assert same(alone, masked)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_depends_on_key_step_path_and_sampler(sampler):
+    draw = lambda key=0, step=0, name="w": np.asarray(lgv.noise_like(key, step, tree(**{name: (64,)}), sampler)[name])
+    assert same(draw(), draw())
+    for other in (draw(key=1), draw(step=1), draw(name="v")):
+        assert not same(draw(), other)
+        assert abs(np.corrcoef(draw(), other)[0, 1]) < 5 / np.sqrt(64)
+
+
+def test_an_int_key_is_jax_random_key_of_it():
+    assert same(lgv.noise_like(7, 0, jnp.zeros(5)), lgv.noise_like(jax.random.key(7), 0, jnp.zeros(5)))
+
+
+def test_path_and_not_position_makes_the_noise():
+    # split(key, n)[i] == fold_in(key, i): keys by position would repeat those of other programs.
+    noise = lgv.noise_like(KEY, 0, [jnp.zeros(8), jnp.zeros(8)])
+    by_position = [jax.random.normal(k, (8,)) for k in jax.random.split(jax.random.fold_in(KEY, 0))]
+    assert not any(same(a, b) for a in noise for b in by_position)
+    # Paths that read alike are still two paths.
+    a, b = jax.tree.leaves(lgv.noise_like(KEY, 0, {"a": {"b": jnp.zeros(8)}, "a/b": jnp.zeros(8)}))
+    assert not same(a, b)
+    a, b = jax.tree.leaves(lgv.noise_like(KEY, 0, [{"0": jnp.zeros(8)}, {"1": jnp.zeros(8)}]))
+    assert not same(a, b)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_values_under_jit_vmap_and_scan(sampler):
+    like = tree(a=(3, 5), b=(3, 5), c=())
+    eager = lgv.noise_like(KEY, 4, like, sampler)
+    jitted = jax.jit(lambda k, i, t: lgv.noise_like(k, i, t, sampler))(KEY, 4, like)
+    keys = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda k: lgv.noise_like(k, 4, like, sampler))(keys)
+    scanned = jax.lax.scan(lambda c, i: (c, lgv.noise_like(KEY, i, like, sampler)), None, jnp.arange(6))[1]
+    for name in like:
+        assert same(eager[name], jitted[name])
+        assert same(eager[name], scanned[name][4])
+        assert same(lgv.noise_like(keys[1], 4, like, sampler)[name], mapped[name][1])
+
+
+def test_values_are_pinned():
+    """A change of these numbers breaks every run that is resumed from a checkpoint."""
+    noise = lgv.noise_like(0, 0, {"w": jnp.zeros(3)})["w"]
+    np.testing.assert_allclose(noise, PINNED["normal"], rtol=1e-6)
+    signs = lgv.noise_like(0, 0, {"w": jnp.zeros(8)}, "rademacher")["w"]
+    np.testing.assert_array_equal(signs, PINNED["rademacher"])
+
+
+PINNED = {"normal": [0.87643492, 0.74733531, 0.84648132], "rademacher": [-1, 1, 1, -1, 1, 1, -1, 1]}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_values_on_many_devices_and_no_collectives(sampler):
+    program = f"""
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, jax.numpy as jnp, numpy as np
+import langevin_optax as lgv
+mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+specs = {{"a": ("x",), "b": ("x",), "c": (None, "y"), "d": ("x", "y"), "e": ()}}
+shapes = {{"a": (128, 64), "b": (128, 64), "c": (64, 256), "d": (192, 64), "e": (33, 5)}}
+shardings = {{k: jax.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)) for k, spec in specs.items()}}
+tree = {{k: jax.device_put(jnp.zeros(shapes[k]), shardings[k]) for k in specs}}
+f = jax.jit(lambda t: jax.tree.map(jnp.add, t, lgv.noise_like(0, 3, t, {sampler!r})), out_shardings=shardings)
+text = f.lower(tree).compile().as_text()
+assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "collective-permute")), text
+one = lgv.noise_like(0, 3, {{k: jnp.zeros(shape) for k, shape in shapes.items()}}, {sampler!r})
+for name, value in f(tree).items():
+    np.testing.assert_array_equal(value, one[name])
+"""
+    env = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_normal_is_standard_normal():
+    noise = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(200_000)))
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert stats.kstest(noise * 1.02, "norm").pvalue < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (31,), (32,), (33,), (64, 10), (3, 3, 16, 32), (7, 1, 5), (2, 70)])
+def test_rademacher_is_plus_or_minus_one_in_every_shape(shape):
+    noise = lgv.noise_like(KEY, 0, jnp.zeros(shape), "rademacher")
+    assert noise.shape == shape
+    assert noise.dtype == jnp.float32
+    assert np.all(np.abs(noise) == 1)
+
+
+@pytest.mark.parametrize("shape", [(256, 40), (40, 256), (5, 2048), (10_240,)])
+def test_rademacher_entries_are_fair_and_independent(shape):
+    draws = np.asarray(jax.vmap(lambda i: lgv.noise_like(KEY, i, jnp.zeros(shape), "rademacher"))(jnp.arange(64)))
+    draws = draws.reshape(64, -1)
+    n = draws.size
+    assert abs(draws.mean()) < 5 / np.sqrt(n)
+    # Every entry is fair by itself (64 draws: a stuck bit would sum to ±64), and lags up to two words are independent.
+    assert np.abs(draws.sum(0)).max() < 6 * np.sqrt(64)
+    for lag in [*range(1, 70), 256, 40, 2048]:
+        assert abs((draws[:, lag:] * draws[:, :-lag]).mean()) < 5.5 / np.sqrt(n - 64 * lag)
+
+
+def jaxpr_of_noise(shapes, sampler="normal"):
+    like = tree(**shapes)
+    return str(jax.make_jaxpr(lambda key: lgv.noise_like(key, 0, like, sampler))(KEY))
+
+
+def test_rademacher_takes_one_word_for_32_entries():
+    drawn = set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}, "rademacher")))
+    assert drawn - {"1"} == {"1,64,2"}  # 1: of keys
+    assert set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}))) - {"1"} == {"64,64"}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_leaves_of_one_shape_are_one_draw(sampler):
+    def draws(n):
+        shapes = {f"kernel_{i}": (8, 8) for i in range(n)} | {f"bias_{i}": (8,) for i in range(n)}
+        return jaxpr_of_noise(shapes, sampler).count("xor")
+
+    assert draws(1) > 0
+    assert draws(2) == draws(50)  # two branches, one of which is compiled
+    assert draws(2) < 3 * draws(1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("size", [8, 512])
+def test_compiled_draws_grow_with_shapes_and_not_with_leaves(sampler, size, optimized):
+    """As users compile: every draw of words is exclusive ors; those of the keys do not grow either."""
+
+    def draws(leaves, shapes=1):
+        params = {f"Dense_{i}": {j: jnp.zeros((size, size + j)) for j in range(shapes)} for i in range(leaves)}
+        tx = lgv.adam(1e-3, 1e-3, 0, sampler=sampler)
+        return jax.jit(tx.update).lower(params, tx.init(params)).compile().as_text().count(" xor(")
+
+    assert 0 < draws(6) == draws(12)
+    assert draws(6, shapes=3) > draws(6)
+
+
+def test_a_threefry_key_stays_one_where_another_kind_is_the_default():
+    like = tree(a=(3, 4), b=(3, 4), c=(5,))
+    expected = lgv.noise_like(KEY, 0, like)
+    with jax.default_prng_impl("rbg"):
+        actual = lgv.noise_like(KEY, 0, like)
+    for name in like:
+        assert same(actual[name], expected[name])
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4), (0, 3), (1, 1), (100_000,)])
+def test_the_words_are_those_of_jax_random(shape):
+    """Threefry written out is Threefry."""
+    key = jax.random.key(11)
+    data = jax.random.key_data(key)
+    with jax.threefry_partitionable(True):
+        assert same(_threefry.random_bits(data, shape), jax.random.bits(key, shape))
+        assert same(_threefry.fold_in(data, jnp.uint32(7)), jax.random.key_data(jax.random.fold_in(key, 7)))
+
+
+def box_muller(radius, angle):
+    """The definition, in float64."""
+    u, v = (radius >> 1) / 2.0**31 + 2.0**-33, angle / 2.0**32
+    return np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v)
+
+
+def test_normals_are_box_muller_of_their_words():
+    rng = np.random.default_rng(0)
+    radius, angle = rng.integers(0, 2**32, (2, 1_000_000), dtype=np.uint32)
+    expected = box_muller(radius, angle)
+    error = np.abs(np.asarray(_samplers.box_muller(radius, angle)) - expected)
+    # Where the radius is nearly 0, u is 1 or the nearest float32 below it, and the density that of N(0, 1) to 2⁻²⁴.
+    assert np.quantile(error, 0.999) < 2e-6
+    assert error.max() < 4e-4
+    assert np.quantile(np.abs(box_muller(radius ^ 2**20, angle) - expected), 0.999) > 2e-6
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2**31, 2**32 - 1])
+def test_normals_at_the_ends_of_their_words(radius):
+    angles = np.array([0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, 3 * 2**30, 2**32 - 1], np.uint32)
+    radii = np.full_like(angles, radius)
+    xi = np.asarray(_samplers.box_muller(radii, angles))
+    np.testing.assert_allclose(xi, box_muller(radii, angles), atol=1e-4)
+    assert np.all(np.abs(xi) <= np.sqrt(2 * 33 * np.log(2)) + 1e-6)  # 6.8, for u = 2⁻³³
+
+
+def test_moments_and_tails_of_the_normals():
+    """To order 8, and to 5 standard deviations; five standard errors each."""
+    n = 2**24
+    xi = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(n)), np.float64)
+
+    def check(xi):
+        double_factorial = [1, 0, 1, 0, 3, 0, 15, 0, 105, 0, 945, 0, 10395, 0, 135135, 0, 2027025]
+        for k in range(1, 9):
+            error = np.sqrt((double_factorial[2 * k] - double_factorial[k] ** 2) / n)
+            assert abs((xi**k).mean() - double_factorial[k]) < 5 * error, k
+        for z in (1, 2, 3, 4, 5):
+            for tail in (xi > z, xi < -z):
+                assert abs(tail.sum() - n * stats.norm.sf(z)) < 5 * np.sqrt(n * stats.norm.sf(z)), z
+
+    check(xi)
+    for wrong in (xi * 1.002, xi + 0.002, np.clip(xi, -4, 4), np.round(xi, 1)):
+        with pytest.raises(AssertionError):
+            check(wrong)
+
+
+def test_a_leaf_beyond_32_bits_of_positions_repeats_nothing():
+    """Axes that do not fit into one word of the counter are counted in the other one."""
+    shape = (4, 2**31)
+    text = str(jax.make_jaxpr(lambda: _threefry.random_bits(jnp.zeros(2, jnp.uint32), shape))())
+    assert re.search(r"iota\[\s*dimension=0\b", text) and re.search(r"iota\[\s*dimension=1\b", text)
+    assert "2147483648:u32" not in text  # no stride of the first axis within the word of the second
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("shape", [(2**18,), (512, 512)])
+@pytest.mark.parametrize("leaves", ["ab", "abcdef"])
+def test_large_leaves_have_the_values_of_small_programs(sampler, shape, leaves):
+    """A few large leaves are drawn one by one; the values do not know."""
+    like = tree(**dict.fromkeys(leaves, shape))
+    together = jax.jit(lambda: lgv.noise_like(KEY, 1, like, sampler))()
+    alone = lgv.noise_like(KEY, 1, tree(b=shape), sampler)
+    assert same(together["b"], alone["b"])
+    assert not same(together["a"], together["b"])
+
+
+def test_noise_within_shard_map():
+    """Each device its own noise by its own key: what the branches of the draw return varies alike."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def per_device(x):
+        key = jax.random.fold_in(KEY, jax.lax.axis_index("x"))
+        noise = lgv.noise_like(key, 0, {"a": x, "b": x})
+        return noise["a"] + noise["b"]
+
+    spec = jax.sharding.PartitionSpec("x")
+    mapped = jax.jit(jax.shard_map(per_device, mesh=mesh, in_specs=spec, out_specs=spec))(jnp.zeros(8))
+    noise = lgv.noise_like(jax.random.fold_in(KEY, 0), 0, {"a": jnp.zeros(8), "b": jnp.zeros(8)})
+    np.testing.assert_allclose(mapped, noise["a"] + noise["b"], rtol=1e-6)
+
+
+def test_dtypes():
+    like = {"bf16": jnp.zeros(4, jnp.bfloat16), "f16": jnp.zeros(4, jnp.float16), "c64": jnp.zeros(4, jnp.complex64)}
+    noise = lgv.noise_like(KEY, 0, like)
+    assert {k: v.dtype.name for k, v in noise.items()} == {"bf16": "float32", "f16": "float32", "c64": "complex64"}
+    with jax.enable_x64(True):
+        noise = lgv.noise_like(KEY, 0, {"f64": jnp.zeros(4, jnp.float64), "c128": jnp.zeros(4, jnp.complex128)})
+    assert {k: v.dtype.name for k, v in noise.items()} == {"f64": "float64", "c128": "complex128"}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_complex_noise_is_circular_with_unit_variance(sampler):
+    n = 100_000
+    xi = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(n, jnp.complex64), sampler))
+    assert abs((np.abs(xi) ** 2).mean() - 1) < 5 * np.sqrt(1 / n)
+    assert abs((xi**2).mean()) < 5 * np.sqrt(2 / n)
+    assert abs(xi.mean()) < 5 * np.sqrt(1 / n)
+    assert np.corrcoef(xi.real, xi.imag)[0, 1] < 5 / np.sqrt(n)
+
+
+def test_shapes_alone_suffice():
+    like = {"w": jax.ShapeDtypeStruct((4,), jnp.float32), "none": None}
+    noise = lgv.noise_like(KEY, 2, like)
+    assert noise["none"] is None
+    assert same(noise["w"], lgv.noise_like(KEY, 2, {"w": jnp.zeros(4)})["w"])
+
+
+def test_a_sampler_of_ones_own():
+    uniform = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -np.sqrt(3), np.sqrt(3))
+    noise = np.asarray(lgv.noise_like(KEY, 0, jnp.zeros(10_000), uniform))
+    assert stats.kstest(noise, stats.uniform(-np.sqrt(3), 2 * np.sqrt(3)).cdf).pvalue > 1e-3
