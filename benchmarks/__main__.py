@@ -5,17 +5,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from benchmarks import measures, report, samplers
+from benchmarks import measures, report
+from examples import interrupts
+from examples.storage import Shown, StorageError, alone
 
-DRAWS = 10**7  # of each sampler, for its statistics
 
-
+@interrupts.in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     gpu = jax.default_backend() == "gpu"
-    sections = [*measures.SECTIONS, "samplers"]
+    sections = list(measures.SECTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--only",
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=sections,
         metavar="SECTION",
         help="large (one leaf), highway (320 leaves), training (whole training steps), parameters and leaves (the "
-        "curves, both needed for the picture), samplers (default: all)",
+        "curves, both needed for the picture) (default: all)",
     )
     parser.add_argument(
         "--seconds",
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--entries",
         type=_entries,
         default=10**9 if gpu else 10**7,
-        help="size of the large leaf, of large and samplers (default: 1e9 on a GPU, 1e7 elsewhere)",
+        help="size of the large leaf (default: 1e9 on a GPU, 1e7 elsewhere)",
     )
     parser.add_argument(
         "--dtypes",
@@ -56,30 +58,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     sizes = measures.Sizes(options.seconds, options.entries, tuple(options.dtypes))
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: cannot make the folder {str(options.output)!r}: {error.strerror}")
+    try:
+        with alone(options.output):
+            _measure(list(dict.fromkeys(options.only)), sizes, command, options.output)
+    except StorageError as error:
+        sys.exit(f"error: {error}")
+
+
+def _measure(sections: Sequence[str], sizes: measures.Sizes, command: str, output: Path) -> None:
+    shown = Shown(output)
+    shown.check(_settings(sections, sizes))
     print(f"{report.machine()}\n{report.line(report.HEADING)}", flush=True)
     rows: list[measures.Row] = []
-    statistics: list[samplers.Statistics] = []
-    for section in dict.fromkeys(options.only):
-        for row in samplers.times(sizes) if section == "samplers" else measures.SECTIONS[section](sizes):
-            print(report.line(report.cells(row)), flush=True)
-            rows.append(row)
-        if section == "samplers":
-            statistics = list(samplers.statistics(min(options.entries, DRAWS)))
-        written = report.write(rows, statistics, command, options.output)  # after each, so that none is lost
+    written: list[Path] = []
+    with interrupts.stopping("writing the comparisons that are finished") as stop:
+        for number, section in enumerate(sections, 1):
+            for row in measures.SECTIONS[section](sizes):
+                print(report.line(report.cells(row)), flush=True)
+                rows.append(row)
+                if stop.is_set():
+                    break
+            done = _settings(sections[: number - stop.is_set()], sizes)
+            if shown.holds(done):  # after each section, so that none is lost: neither one of these nor an earlier one
+                shown.write(done)
+                written = report.write(rows, command, output)
+            if stop.is_set():
+                break
     print(*written, sep="\n")
+    if stop.is_set():
+        sys.exit(interrupts.STATUS)
+
+
+def _settings(sections: Sequence[str], sizes: measures.Sizes) -> dict[str, Any]:
+    each = {"seconds": sizes.seconds, "entries": sizes.entries, "dtypes": list(sizes.dtypes)}
+    return each | {f"section {section}": True for section in sections}
 
 
 def _entries(text: str) -> int:
     number = _number(text)
-    if not 1 <= number < 2**40 or number != int(number):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, such as 1e7, got {text}")
+    if not 1 <= number <= 1e12 or number != int(number):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 1e12, such as 1e7, got {text!r}")
     return int(number)
 
 
 def _seconds(text: str) -> float:
     number = _number(text)
-    if not 0 <= number < 1e6:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    if not 0 <= number <= 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1e6, got {text!r}")
     return number
 
 
@@ -87,7 +116,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
 if __name__ == "__main__":

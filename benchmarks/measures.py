@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
     noisy_sgd_leaves: int = 320  # beyond, it takes minutes to compile
 
 
-MEMORY = 10**8  # entries of a leaf up to which all contenders' states, of 12 bytes an entry, are held at once
+MEMORY = 10**8  # entries of a leaf up to which all contenders' states, of 12 bytes per entry, are held at once
 MAIN = [contenders.ADAM, contenders.RADEMACHER, contenders.NORMAL]
 CURVES = [*MAIN, contenders.NOISY_SGD]
 
@@ -143,7 +143,7 @@ def _training(network: networks.Network, contender: Contender) -> Callable[[], A
 
 
 def bandwidth(entries: int, seconds: float) -> float:
-    """Bytes a second of x + 1 in place."""
+    """Bytes per second of x + 1 in place."""
     state = [jnp.zeros(entries)]
     program = compiled(lambda x: x + 1, state[0])
 
@@ -205,7 +205,7 @@ def parameters(sizes: Sizes) -> Iterator[Row]:
 def leaves(sizes: Sizes) -> Iterator[Row]:
     for number in sizes.leaves:
         params = trees.equal_leaves(number, 10**6)
-        case = f"curve: {number} leaves, 1e+06 parameters in all"
+        case = f"curve: {number} {'leaf' if number == 1 else 'leaves'}, 1e+06 parameters in all"
         entries = CURVES if number <= sizes.noisy_sgd_leaves else MAIN
         yield from update_times(case, entries, params, sizes.seconds / 3)
         yield from compile_times(case, entries, params)

@@ -11,7 +11,6 @@ import jax
 import matplotlib.pyplot as plt
 
 from benchmarks.measures import Row
-from benchmarks.samplers import Statistics
 from examples import presentation
 
 HEADING = ["measure", "case", "contender", "value", "/ optax.adam", "quartiles", "note"]
@@ -38,7 +37,7 @@ def machine() -> str:
 
 
 def cells(row: Row) -> list[str]:
-    value = f"{row.value:,.0f} bytes" if _unit(row) == "bytes" else _seconds(row.value)
+    value = f"{row.value:,.0f} bytes" if _unit(row) == "bytes" else presentation.duration(row.value)
     ratio = quartiles = ""
     if row.ratio is not None:
         ratio = f"{row.ratio.median:.2f}"
@@ -50,20 +49,13 @@ def _unit(row: Row) -> str:
     return "bytes" if row.measure in ("state", "temporary memory") else "seconds"
 
 
-def _seconds(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"
-
-
 def line(cells: Sequence[str]) -> str:
     """A row as text, for a table that is printed as it grows."""
     widths = (16, 46, 36, 18, 12, 14, 0)
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
-def markdown(rows: Sequence[Row], statistics: Sequence[Statistics]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """A table for each measure."""
     text = []
     for measure in dict.fromkeys(row.measure for row in rows):
@@ -71,9 +63,6 @@ def markdown(rows: Sequence[Row], statistics: Sequence[Statistics]) -> str:
         kept = [i for i, name in enumerate(HEADING[1:]) if any(line[i] for line in body)]
         text.append(f"## {measure.capitalize()}")
         text.append(_table([[line[i] for i in kept] for line in [HEADING[1:], *body]]))
-    if statistics:
-        text.append(f"## Statistics of {statistics[0].draws:,} draws")
-        text.append(_table(statistics_table(statistics)))
     return "\n\n".join(text)
 
 
@@ -82,20 +71,14 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([heading, "|" + " :--- |" * len(rows[0]), *body])
 
 
-def statistics_table(found: Sequence[Statistics]) -> list[list[str]]:
-    heading = ["sampler", "mean", "variance", "E ξ³", "E ξ⁴", "beyond ±4, relative to N(0, 1)", "largest"]
-    rows = [[s.name, *(f"{x:.4f}" for x in s[2:6]), f"{s.beyond_4:.2f}", f"{s.largest:.2f}"] for s in found]
-    return [heading, *rows]
-
-
-def write(rows: Sequence[Row], statistics: Sequence[Statistics], command: str, folder: Path) -> list[Path]:
+def write(rows: Sequence[Row], command: str, folder: Path) -> list[Path]:
     """Write the tables as Markdown and CSV, and the picture if both curves were measured."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = _picture(rows, folder / "cost.png")
     text = ["# Results", f"`{command}`, on {machine()}."]
     text += [f"![Time against parameters and leaves]({picture.name})"] if picture else []
     written = [folder / "results.md"]
-    written[0].write_text("\n\n".join([*text, markdown(rows, statistics)]) + "\n", encoding="utf-8")
+    written[0].write_text("\n\n".join([*text, markdown(rows)]) + "\n", encoding="utf-8")
     heading = ["measure", "case", "contender", "value", "unit", "ratio_25", "ratio_50", "ratio_75", "note"]
     lines = [(*row[:4], _unit(row), *(row.ratio or ("", "", "")), row.note) for row in rows]
     written.append(presentation.write_csv(heading, lines, folder / "results.csv"))
@@ -104,8 +87,9 @@ def write(rows: Sequence[Row], statistics: Sequence[Statistics], command: str, f
 
 def _picture(rows: Sequence[Row], path: Path) -> Path | None:
     """Time against parameters and leaves, and compile time against leaves."""
-    one_leaf = [row for row in rows if row.case.startswith("curve: 1 leaf,")]
-    leaves = [row for row in rows if row.case.startswith("curve:") and row.case.endswith("in all")]
+    curves = [row for row in rows if row.case.startswith("curve:")]
+    one_leaf = [row for row in curves if not row.case.endswith("in all")]
+    leaves = [row for row in curves if row.case.endswith("in all")]
     if not one_leaf or not leaves:
         path.unlink(missing_ok=True)
         return None

@@ -16,7 +16,7 @@ def equal_leaves(leaves: int, entries: int) -> Any:
 
 
 def highway(layers: int = 80, width: int = 64) -> Any:
-    """Two dense layers of equal width a highway layer: 320 leaves of two shapes."""
+    """Two dense layers of equal width per highway layer: 320 leaves of two shapes."""
     names = [f"Dense_{i}" for i in range(2 * layers)]
     return {name: {"kernel": jnp.ones((width, width)), "bias": jnp.ones(width)} for name in names}
 

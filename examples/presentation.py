@@ -1,6 +1,7 @@
-"""What the examples share to show what they did: progress, tables, CSV files, the frame of a picture."""
+"""What the examples share to show what they did: progress, numbers, tables, CSV files, the frame of a picture."""
 
 import csv
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from tqdm import tqdm
 
 matplotlib.use("Agg")
@@ -44,6 +46,45 @@ class Bar(tqdm):
         return tqdm.status_printer(file) if file.isatty() else lambda line: print(line, file=file, flush=True)
 
 
+def counted(number: int, unit: str) -> str:
+    """1 seed, 6 seeds, 1 block per stage, 3 blocks per stage."""
+    return f"{number} {unit if number == 1 else plural(unit)}"
+
+
+def plural(unit: str) -> str:
+    """Hidden layers, batches, processes, blocks per stage."""
+    first, separator, rest = unit.partition(" per ")
+    if first.endswith("dy"):  # study
+        return first[:-1] + "ies" + separator + rest
+    return first + ("es" if first.endswith(("s", "tch")) else "s") + separator + rest
+
+
+def seeds(number: int) -> str:
+    return "seed 0" if number == 1 else f"seeds 0 {'and' if number == 2 else 'to'} {number - 1}"
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """To so many significant digits, without powers of ten: 0.0123, 1.5, 230, 12,300."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    text = f"{round(value, places):,.{max(0, places)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def duration(seconds: float, digits: int = 3) -> str:
+    """12 µs, 230 ms, 1.5 s."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if float(f"{seconds / size:.{digits - 1}e}") >= 1:
+            return f"{rounded(seconds / size, digits)} {unit}"
+    return f"{rounded(seconds / 1e-6, digits)} µs"
+
+
+def side_by_side(number: int, width: float) -> np.ndarray:
+    """Places around 0 for what would lie on top of each other."""
+    return width * ((np.arange(number) + 0.5) / number - 0.5)
+
+
 def as_text(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -74,6 +115,7 @@ def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, 
     width, height = figure.get_size_inches()
     note = textwrap.fill(note, int(width * 15))
     figure.text(0.5, 1 - 0.1 / height, title, fontsize=13, ha="center", va="top")
+    above = 0.4
     if legend:
         lines, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(
@@ -84,9 +126,10 @@ def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, 
             frameon=False,
             bbox_to_anchor=(0.5, 1 - 0.32 / height),
         )
+        above += 0.25 * -(-len(names) // legend_columns)
     figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
     below = (0.1 + 0.17 * len(note.splitlines())) / height
-    figure.tight_layout(rect=(0, below, 1, 1 - (0.65 if legend else 0.4) / height))
+    figure.tight_layout(rect=(0, below, 1, 1 - above / height))
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path

@@ -1,8 +1,11 @@
-"""One program at a time writes to a folder."""
+"""A folder of results: one program at a time writes to it, and none takes away what another one put there."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class StorageError(Exception):
@@ -24,3 +27,55 @@ def alone(folder: Path) -> Iterator[None]:
                 f"another program is writing to {folder}; wait for it, or choose another --output"
             ) from None
         yield
+
+
+class Shown:
+    """What the tables and pictures of a folder show, by name, in its settings.json: they may grow, and lose nothing."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._path = folder, folder / "settings.json"
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Raises StorageError if these settings leave out or change what is there."""
+        if not self._path.exists():
+            return
+        try:
+            there = dict(json.loads(self._path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise StorageError(f"{self._path} cannot be read; mend or remove it") from None
+        differences = list(_differences(there, json.loads(json.dumps(settings))))
+        if differences:
+            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise StorageError(
+                f"{self._folder} has tables that would be replaced ({', '.join(differences[:3])}{more}); choose "
+                "another --output, or ask for all that is there and more"
+            )
+
+    def holds(self, settings: Mapping[str, Any]) -> bool:
+        """Whether all that is there is in these settings."""
+        try:
+            self.check(settings)
+        except StorageError:
+            return False
+        return True
+
+    def write(self, settings: Mapping[str, Any]) -> None:
+        write_whole(self._path, json.dumps(settings, indent=2) + "\n")
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    for name, value in there.items():
+        if name not in here:
+            yield f"{name} is left out"
+        elif isinstance(value, dict) and isinstance(here[name], dict):
+            changed = [key for key in value | here[name] if value.get(key) != here[name].get(key)]
+            yield from (f"{name}: {key} was {value.get(key)!r}, is {here[name].get(key)!r}" for key in changed)
+        elif value != here[name]:
+            yield f"{name} was {value!r}, is {here[name]!r}"
+
+
+def write_whole(path: Path, content: str) -> None:
+    """All of it or nothing."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, path)

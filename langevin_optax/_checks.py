@@ -60,5 +60,10 @@ def read(name: str, value: Any, count: Any) -> jax.Array:
     return jnp.maximum(jnp.asarray(now, dtype), 0)
 
 
+def is_known_zero(value: Any) -> bool:
+    """Whether ``value``, a schedule's at its count or a scalar, is known to be 0 before the program runs."""
+    return not callable(value) and _is_known(value) and bool(np.all(np.asarray(value) == 0))
+
+
 def _is_known(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)

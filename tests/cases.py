@@ -62,6 +62,61 @@ OPTIMIZERS = [
 ]
 
 
+class Alias(NamedTuple):
+    """One alias of Optax that has no explicit function here: by the engine. ``schedules``: whether γ may be one."""
+
+    name: str
+    kwargs: dict[str, Any] = {}
+    learning_rate: str = "learning_rate"
+    schedules: bool = True
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.name, *self.kwargs])
+
+    @property
+    def function(self) -> Any:
+        return getattr(optax, self.name, None) or getattr(optax.contrib, self.name)
+
+    def langevin(self, learning_rate=1e-2, sigma=1e-2, key=0, **kwargs) -> optax.GradientTransformationExtraArgs:
+        build = lgv.langevin(self.function, sigma, key, **kwargs)
+        return build(**{self.learning_rate: learning_rate}, **self.kwargs)
+
+    def quiet(self) -> optax.GradientTransformationExtraArgs:
+        return self.langevin(sigma=0.0)
+
+    def stock(self, learning_rate=1e-2) -> optax.GradientTransformationExtraArgs:
+        stock = self.function(**{self.learning_rate: learning_rate}, **self.kwargs)
+        return optax.with_extra_args_support(stock)
+
+
+ALIASES = [
+    Alias("adamaxw"),
+    Alias("nadamw", {"weight_decay": 1e-3}),
+    Alias("adafactor"),
+    Alias("adafactor", {"min_dim_size_to_factor": 2, "momentum": 0.5, "weight_decay_rate": 1e-3}),
+    Alias("adan", {"weight_decay": 1e-3}),
+    Alias("lamb", {"weight_decay": 1e-3}),
+    Alias("lars", {"weight_decay": 1e-3, "trust_coefficient": 0.1}),
+    Alias("fromage"),
+    Alias("novograd", {"weight_decay": 1e-3}),
+    Alias("sm3", schedules=False),
+    Alias("optimistic_adam", schedules=False),
+    Alias("optimistic_adam_v2"),
+    Alias("optimistic_gradient_descent"),
+    Alias("polyak_sgd", {"f_min": -10.0}, learning_rate="scaling"),
+    Alias("acprop"),
+    Alias("ademamix"),
+    Alias("simplified_ademamix", {"alpha": 0.5}),
+    Alias("adopt"),
+    Alias("sophia", {"update_interval": 2}),
+    Alias("prodigy", {"estim_lr0": 1e-2}),
+    Alias("dadapt_adamw", {"estim_lr0": 1e-2}),
+    Alias("momo", {"lower_bound": -10.0}),
+    Alias("momo_adam", {"lower_bound": -10.0, "weight_decay": 1e-3}),
+]
+
+
 class Integrator(NamedTuple):
     """One integrator of the package. ``sizes`` are the arguments that its noise is proportional to.
 
@@ -166,17 +221,8 @@ def nesterov(gradients, b=0.9):
     return b * mean + (1 - b) * gradients[-1] / (1 - b**t)
 
 
-def accumulated(gradients, b=0.9):
-    trace = np.zeros_like(gradients[0])
-    for g in gradients:
-        trace = g + b * trace
-    return trace
-
-
 # After three steps of RAdam ρ is below the threshold, so that P = 1.
 SCALERS = [
-    Scaler("identity", {}, last, 1.0),
-    Scaler("trace", {"decay": 0.9}, accumulated, 1.0),
     Scaler("scale_by_adam", {"eps": 1e-4}, average, 1e4),
     Scaler("scale_by_adam", {"eps": 1e-4, "eps_root": 1e-6, "nesterov": True}, nesterov, 1 / (1e-3 + 1e-4)),
     Scaler("scale_by_amsgrad", {"eps": 1e-4}, average, 1e4),
@@ -197,10 +243,12 @@ SCALERS = [
 ]
 
 
-def params_like(dtype=jnp.float32):
+def params_like(dtype=jnp.float32, row=None):
     """A small tree with two leaves of one shape, so that a shared key would show."""
     key = jax.random.key(1)
     shapes = {"Dense_0": {"kernel": (3, 4), "bias": (4,)}, "Dense_1": {"kernel": (3, 4)}, "scale": ()}
+    if row is not None and row.name == "sm3":  # Optax's takes no scalars
+        shapes["scale"] = (1,)
     leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
     keys = jax.random.split(key, len(leaves))
     return jax.tree.unflatten(
@@ -238,7 +286,8 @@ def run(tx, params, steps, state=None):
 
     def step(carry, _):
         params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(gradients, state, params, value=value, obj_fn=loss)
         return (optax.apply_updates(params, updates), state), None
 
     state = tx.init(params) if state is None else state

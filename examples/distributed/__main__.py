@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import jax
@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import optax
 
 import langevin_optax as lgv
-from examples import values
+from examples import interrupts, values
 from examples.distributed.model import Sizes, Transformer
 from examples.distributed.text import Text
 from examples.distributed.train import CheckpointError, Checkpoints, State, Training, make_mesh
-from examples.presentation import Bar
-from examples.storage import StorageError, alone
+from examples.presentation import Bar, counted, duration, rounded
+from examples.storage import StorageError, alone, write_whole
 
 
+@interrupts.in_one_line()
 def main(argv: Sequence[str] | None = None) -> State:
     parser = _parser()
     options = parser.parse_args(argv)
@@ -31,22 +32,38 @@ def main(argv: Sequence[str] | None = None) -> State:
         options.process is None
     ):
         parser.error("--coordinator, --processes and --process belong together")
+    if options.cluster and options.coordinator is not None:
+        parser.error("--cluster and --coordinator exclude each other")
+    if options.process is not None and options.process >= options.processes:
+        parser.error(
+            f"argument --process: must be below --processes, which is {options.processes}, got {options.process}"
+        )
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"argument --output: cannot make the folder {str(options.output)!r}: {error.strerror}")
     if options.devices:
         jax.config.update("jax_num_cpu_devices", options.devices)
-    if options.cluster:
-        jax.distributed.initialize()
-    elif options.coordinator:
-        jax.distributed.initialize(options.coordinator, options.processes, options.process)
     try:
+        _join(options)
         _check(options)
+        _check_layers(options, parser)
         with alone(options.output) if jax.process_index() == 0 else contextlib.nullcontext():
             return _train(options)
     except (CheckpointError, StorageError) as error:
         sys.exit(f"error: {error}")
+
+
+def _join(options: argparse.Namespace) -> None:
+    """The other processes."""
+    try:
+        if options.cluster:
+            jax.distributed.initialize()
+        elif options.coordinator is not None:
+            jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    except (ValueError, RuntimeError) as error:
+        what = "--cluster: JAX finds none" if options.cluster else f"--coordinator {options.coordinator}: no answer"
+        raise StorageError(f"{what} ({str(error).splitlines()[0]})") from None
 
 
 def optimizer(options: argparse.Namespace, model: Transformer) -> optax.GradientTransformation:
@@ -67,9 +84,13 @@ def optimizer(options: argparse.Namespace, model: Transformer) -> optax.Gradient
     return optax.chain(optax.clip_by_global_norm(1.0), adam)
 
 
+def _model(options: argparse.Namespace) -> Transformer:
+    return Transformer(Sizes(options.layers, options.width, options.heads), jnp.dtype(options.dtype))
+
+
 def _train(options: argparse.Namespace) -> State:
     text = Text(options.text, options.length)
-    model = Transformer(Sizes(options.layers, options.width, options.heads), jnp.dtype(options.dtype))
+    model = _model(options)
     mesh = make_mesh(options.tensor)
     training = Training(model, optimizer(options, model), mesh)
     _same_settings(options, text)
@@ -81,48 +102,67 @@ def _train(options: argparse.Namespace) -> State:
     metrics = _Metrics(options.output / "metrics.jsonl", first)
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     _say(
-        f"{parameters / 1e6:.3g} million parameters in {options.dtype} on {dict(mesh.shape)} "
-        f"{jax.devices()[0].device_kind} devices of {jax.process_count()} processes, from step {first} to "
+        f"{rounded(parameters / 1e6)} million parameters in {options.dtype} on {dict(mesh.shape)} "
+        f"{jax.devices()[0].device_kind} devices of {counted(jax.process_count(), 'process')}, from step {first} to "
         f"{options.steps}."
     )
 
     bar = Bar(total=options.steps - first) if jax.process_index() == 0 else None
     began, compiled_at = time.monotonic(), first
-    for step in range(first, options.steps):
-        state, bits = training.step(state, training.shard(text.batch(options.batch_size, step, options.seed)))
-        if step == first:
-            jax.block_until_ready(bits)
-            began, compiled_at = time.monotonic(), step + 1
-        if (step + 1) % options.log_steps == 0:
-            metrics.append(step + 1, float(bits))
+    with _interrupts() as stop:
+        for step in range(first, options.steps):
+            state, bits = training.step(state, training.shard(text.batch(options.batch_size, step, options.seed)))
+            if step == first:
+                jax.block_until_ready(bits)
+                began, compiled_at = time.monotonic(), step + 1
+            if (step + 1) % options.log_steps == 0:
+                metrics.append(step + 1, float(bits))
+                if bar is not None:
+                    bar.set_description_str(f"{float(bits):.3f} bits per byte", refresh=False)
             if bar is not None:
-                bar.set_description_str(f"{float(bits):.3f} bits a byte", refresh=False)
+                bar.update(1)
+            checkpoints.save(state)
+            if stop.is_set():
+                break
+        jax.block_until_ready(state)
+        seconds = time.monotonic() - began
         if bar is not None:
-            bar.update(1)
-        checkpoints.save(state)
-    jax.block_until_ready(state)
-    seconds = time.monotonic() - began
-    if bar is not None:
-        bar.close()
-    checkpoints.save(state, at_last=True)
+            bar.close()
+        checkpoints.save(state, at_last=True)
+    if int(state.step) < options.steps:
+        _say(f"Step {int(state.step)} of {options.steps} is saved; the same command goes on from there.")
+        sys.exit(interrupts.STATUS)
     held_out = float(training.bits_per_byte(state.params, training.shard(text.held_out(options.batch_size))))
     if options.steps > compiled_at:
         seconds /= options.steps - compiled_at
-        _say(f"{seconds * 1e3:.3g} ms a step, {options.batch_size * options.length / seconds:.3g} bytes a second.")
-    _say(f"{held_out:.3f} bits a byte on held-out text after {options.steps} steps.")
-    _say(f"Written: {metrics.path}, {options.output / 'checkpoints'}")
+        speed = rounded(options.batch_size * options.length / seconds)
+        _say(f"{duration(seconds)} per step, {speed} bytes per second.")
+    _say(f"{held_out:.3f} bits per byte on held-out text after {counted(options.steps, 'step')}.")
+    _say(f"Written: {', '.join(str(path) for path in (metrics.path, checkpoints.folder) if path.exists())}")
     return state
 
 
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Ctrl-C saves the step that is done; of several processes, which would wait for each other, it ends this one."""
+    if jax.process_count() == 1:
+        with interrupts.stopping("saving the step that is done") as stop:
+            yield stop
+    else:
+        message = "the same command goes on from the last checkpoint"
+        with interrupts.ending(message if jax.process_index() == 0 else None):
+            yield Event()
+
+
 class _Metrics:
-    """The bits a byte of every few steps, one JSON line each, in the order of the steps; the first process writes."""
+    """The bits per byte of every few steps, one JSON line each, in the order of the steps; the first process writes."""
 
     def __init__(self, path: Path, step: int):
         self.path = path
         if jax.process_index() == 0 and path.exists():
             # What came after the checkpoint is trained again, and a kill may have cut the last line.
             lines = [line for line in path.read_text().split("\n")[:-1] if json.loads(line)["step"] <= step]
-            _write(path, "".join(line + "\n" for line in lines))
+            write_whole(path, "".join(line + "\n" for line in lines))
 
     def append(self, step: int, bits: float) -> None:
         if jax.process_index() == 0:
@@ -146,14 +186,7 @@ def _same_settings(options: argparse.Namespace, text: Text) -> None:
                 f"{options.output} holds a run with other settings ({differences}); choose another --output"
             )
     elif jax.process_index() == 0:
-        _write(path, json.dumps(settings, indent=2) + "\n")
-
-
-def _write(path: Path, content: str) -> None:
-    """All of it or nothing."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(content)
-    os.replace(partial, path)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _say(text: str) -> None:
@@ -175,6 +208,21 @@ def _check(options: argparse.Namespace) -> None:
             raise StorageError(f"{flag} {value} is no multiple of the {axis} devices that it is divided over")
     if options.width % (2 * options.heads):
         raise StorageError(f"--width {options.width} is no multiple of twice the --heads {options.heads}")
+
+
+def _check_layers(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    first = json.loads(options.noisy_layers)
+    if options.optimizer != "ll-adam" or isinstance(first, float):
+        return
+    order = lgv.layer_order(_model(options), jnp.zeros((1, 8), jnp.int32))
+    scanned = sum(path.startswith("blocks/") for path in order)
+    number = len(order) + (options.layers - 1) * scanned
+    if first > number:
+        blocks = counted(options.layers, "block")
+        parser.error(
+            f"argument --noisy-layers: must be a share, or at most {number}, which is how many layers with parameters "
+            f"the model of {blocks} has, got {first}"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,15 +248,22 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--sigma", type=values.rate, default=1e-4, metavar="X", help="falls to 0 at 60 %% of the steps")
     group.add_argument("--noisy-layers", type=values.layers, default="0.3", metavar="K|SHARE", help="of ll-adam")
     group.add_argument("--sampler", choices=("normal", "rademacher"), default="normal", help="of the noise")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, batches and noise")
+    group.add_argument("--seed", type=values.index, default=0, metavar="N", help="of weights, batches and noise")
 
     group = parser.add_argument_group("where to train")
     group.add_argument("--tensor", type=values.positive, default=1, metavar="N", help="devices that share each layer")
     group.add_argument("--devices", type=values.positive, metavar="N", help="CPU devices that a process simulates")
     group.add_argument("--cluster", action="store_true", help="one of several processes that JAX finds (TPU, Slurm, …)")
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where the first one listens")
+    group.add_argument(
+        "--coordinator",
+        type=values.address,
+        metavar="HOST:PORT",
+        help="of several processes: where the first one listens",
+    )
     group.add_argument("--processes", type=values.positive, metavar="N", help="with --coordinator: how many")
-    group.add_argument("--process", type=int, metavar="I", help="with --coordinator: which one this is, from 0")
+    group.add_argument(
+        "--process", type=values.index, metavar="I", help="with --coordinator: which one this is, from 0"
+    )
 
     group = parser.add_argument_group("what to write")
     group.add_argument("--output", type=Path, default=Path("results/distributed"), metavar="DIR", help="for the files")

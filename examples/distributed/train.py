@@ -75,7 +75,7 @@ class Checkpoints:
     """The last two checkpoints of a run; one that was not finished does not count."""
 
     def __init__(self, folder: Path, every: int):
-        self._folder = folder
+        self.folder = folder
         options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=2)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -88,7 +88,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:  # as many kinds as there are ways to spoil a file
             raise CheckpointError(
-                f"the checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}); delete that folder "
+                f"the checkpoint {self.folder / str(step)} cannot be read ({_first_line(error)}); delete that folder "
                 "to go on from the one before"
             ) from error
 
@@ -102,7 +102,7 @@ class Checkpoints:
                 self._manager.close()
         except Exception as error:
             raise CheckpointError(
-                f"the checkpoint of step {step} cannot be written to {self._folder} ({_first_line(error)}); those "
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({_first_line(error)}); those "
                 "before are whole"
             ) from error
 

@@ -12,14 +12,16 @@ from typing import Any
 
 import jax
 
+from examples import interrupts
 from examples.image_classification import data, flags, models, optimizers, pictures, report, train
 from examples.image_classification.results import Results, ResultsError, identity
 from examples.image_classification.sweep import Sweep
 from examples.image_classification.task import Task
-from examples.presentation import Bar
-from examples.storage import StorageError, alone
+from examples.presentation import Bar, counted, duration
+from examples.storage import Shown, StorageError, alone
 
 
+@interrupts.in_one_line()
 def main(argv: Sequence[str] | None = None) -> None:
     options = flags.parse(argv)
     try:
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _compare(options: argparse.Namespace) -> None:
     images = data.load(options.data, options.data_dir)
     tasks, seeds = flags.tasks(options, images), range(options.seeds)
+    shown, settings = Shown(options.output), report.settings(tasks, options.seeds)
+    shown.check(settings)
     _check(tasks, images)
     note = report.caption(tasks, len(seeds), images)
     print(textwrap.fill(note, 100), flush=True)
@@ -56,6 +60,7 @@ def _compare(options: argparse.Namespace) -> None:
         for task, of_task in zip(tasks, runs, strict=True)
     ]
     print("", report.printed(results), sep="\n", flush=True)
+    shown.write(settings)
     drawn = pictures.write(results, note, options.output)
     written = [sweep.results.path, *report.write(results, note, drawn, options.output), *drawn]
     print("\nWritten:", *written, sep="\n  ")
@@ -70,13 +75,22 @@ def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int], events: Path
             tensorboard = Tensorboard(events)
             stack.callback(tensorboard.close)
             sweep.observers = [progress, tensorboard]
+        sweep.stop = stack.enter_context(interrupts.stopping("ending with the epochs that are under way"))
         sweep.run(tasks, seeds)
+    todo = sum(len(sweep.missing(task, seeds)) for task in tasks)
+    if todo:
+        everything = len(tasks) * len(seeds)
+        print(
+            f"{everything - todo} of {counted(everything, 'run')} finished; the same command goes on from there.",
+            flush=True,
+        )
+        sys.exit(interrupts.STATUS)
     seconds = time.monotonic() - began
     if progress.steps:
         where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
         print(
-            f"{progress.steps} steps, of all seeds, in {seconds:.0f} s on {where}, with compilation and tests: "
-            f"{seconds / progress.steps * 1e3:.2g} ms a step."
+            f"{counted(progress.steps, 'step')}, of all seeds, in {duration(seconds)} on {where}, with compilation and "
+            f"tests: {duration(seconds / progress.steps, digits=2)} per step."
         )
 
 
@@ -100,14 +114,14 @@ class Progress:
         self._done[run] = number + 1
         self.bar.set_description_str(f"{report.layers(task)}, {optimizers.label(task)}", refresh=False)
         self.bar.update(self._work(task, since * len(seeds)))
-        self.steps += len(seeds) * train.steps_an_epoch(task, self._data)
+        self.steps += len(seeds) * train.steps_per_epoch(task, self._data)
 
     def _work(self, task: Task, epochs: int) -> int:
-        return task.depth * train.steps_an_epoch(task, self._data) * epochs
+        return task.depth * train.steps_per_epoch(task, self._data) * epochs
 
 
 class Tensorboard:
-    """Event files, one folder a run."""
+    """Event files, one folder per run."""
 
     def __init__(self, folder: Path):
         try:
@@ -133,7 +147,7 @@ class Tensorboard:
 
 def _check(tasks: Sequence[Task], images: data.Data) -> None:
     """What only the data and the models tell."""
-    if train.steps_an_epoch(tasks[0], images) == 0:
+    if train.steps_per_epoch(tasks[0], images) == 0:
         raise data.DataError(f"--batch-size: {images.name} has only {len(images.train_x)} training images")
     size, memory = images.train_x.nbytes + images.test_x.nbytes, _memory()
     if memory is not None and size > memory:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from examples import values
-from examples.image_classification import models, optimizers, report
+from examples.image_classification import models, optimizers
 from examples.image_classification.data import Data
 from examples.image_classification.presets import PRESETS
 from examples.image_classification.task import Task
+from examples.presentation import plural
 
 WIDTHS = {"resnet": 16, "vgg": 32, "densenet": 5}
 
@@ -125,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its sets")
     group.add_argument("--augment", action=argparse.BooleanOptionalAction, default=False, help="pad 4, crop, flip")
     group.add_argument("--model", choices=models.MODELS, default="dense", help="the network")
-    counts = ", ".join(f"{name} {report.plural(unit)}" for name, unit in models.DEPTH_IS.items())
+    counts = ", ".join(f"{name} {plural(unit)}" for name, unit in models.DEPTH_IS.items())
     group.add_argument(
         "--depths",
         type=values.positive,

@@ -160,8 +160,8 @@ DEPTH_IS = {
     "dense": "hidden layer",
     "conv-dense": "dense layer",
     "highway": "highway layer",
-    "resnet": "block a stage",
-    "vgg": "convolution a stage",
-    "densenet": "layer a block",
+    "resnet": "block per stage",
+    "vgg": "convolution per stage",
+    "densenet": "layer per block",
 }
 CONVOLUTIONAL = ("conv-dense", "resnet", "vgg", "densenet")

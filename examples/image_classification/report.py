@@ -1,6 +1,7 @@
 """What the runs found, in tables: printed, as Markdown and as CSV."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from examples.image_classification.data import Data
 from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.results import Run
 from examples.image_classification.task import Task
-from examples.presentation import as_markdown, as_text, short, write_csv
+from examples.presentation import as_markdown, as_text, counted, short, write_csv
 
 
 class Result(NamedTuple):
@@ -65,12 +66,11 @@ def trained_above(classes: int) -> float:
 def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
     task = tasks[0]
     steps = len(data.train_x) // task.batch_size
-    epochs = f"{task.epochs} epoch{'s' if task.epochs > 1 else ''}"
     parts = [
         f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
         + (", augmented" if task.augment else ""),
         f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
-        f"{seeds} seed{'s' if seeds > 1 else ''}, {epochs} of {steps} batches of {task.batch_size}"
+        f"{counted(seeds, 'seed')}, {counted(task.epochs, 'epoch')} of {counted(steps, 'batch')} of {task.batch_size}"
         + (f", stopped early after {task.early_stopping}" if task.early_stopping is not None else ""),
         f"learning rate {_by_optimizer(tasks, 'learning_rate')}, {task.learning_rate_schedule}",
     ]
@@ -78,7 +78,7 @@ def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
     if noisy:
         steps_with_noise = noisy[0].noisy_steps
         share = "" if steps_with_noise is None else f" over the first {steps_with_noise * 100:g} % of the steps"
-        bound = "" if noisy[0].max_noise is None else f", noise of at most {noisy[0].max_noise:g} a step"
+        bound = "" if noisy[0].max_noise is None else f", noise of at most {noisy[0].max_noise:g} per step"
         parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}{bound}")
     eps = next((t.plain_eps for t in tasks if t.plain_eps is not None), None)
     if noisy and eps is None:
@@ -112,17 +112,17 @@ def _by_optimizer(tasks: Sequence[Task], field: str) -> str:
 def finding(results: Sequence[Result]) -> str:
     deepest = [r for r in results if r.depth == max(r.depth for r in results)]
     counts = ", ".join(f"{r.optimizer} {r.trained.sum()}" for r in deepest)
-    return f"Trained with {layers(deepest[0].task)}, of {len(deepest[0].runs)} seeds: {counts}."
+    return f"Trained with {layers(deepest[0].task)}, of {counted(len(deepest[0].runs), 'seed')}: {counts}."
 
 
 def layers(task: Task) -> str:
-    return f"{task.depth} {DEPTH_IS[task.model] if task.depth == 1 else plural(DEPTH_IS[task.model])}"
+    return counted(task.depth, DEPTH_IS[task.model])
 
 
-def plural(unit: str) -> str:
-    """Hidden layers, blocks a stage."""
-    first, separator, rest = unit.partition(" a ")
-    return f"{first}s{separator}{rest}"
+def settings(tasks: Sequence[Task], seeds: int) -> dict[str, Any]:
+    """What the tables show: every task with each of the seeds."""
+    of_tasks = {f"{layers(task)}, {optimizers.label(task)}": asdict(task) for task in tasks}
+    return of_tasks | {f"seed {seed}": True for seed in range(seeds)}
 
 
 def cell_note(classes: int) -> str:
@@ -132,10 +132,14 @@ def cell_note(classes: int) -> str:
     )
 
 
-DIFFERENCE_NOTE = (
-    "Final test accuracy minus that of the plain optimiser (for SGLD, SGD), seed by seed: the mean, and its 95 % "
-    "interval by the percentile bootstrap over the seeds, which says little where there are only three."
-)
+def difference_note(seeds: int) -> str:
+    what = "Final test accuracy minus that of the plain optimiser (for SGLD, SGD)"
+    if seeds == 1:
+        return f"{what}."
+    return (
+        f"{what}, seed by seed: the mean, and its 95 % interval by the percentile bootstrap over the seeds, which says "
+        "little where there are only three."
+    )
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:
@@ -199,7 +203,10 @@ def printed(results: Sequence[Result]) -> str:
 
 def _parts(results: Sequence[Result], classes: int) -> list[Any]:
     against_plain = differences(results)
-    parts = [table(results), cell_note(classes), *([] if against_plain is None else [against_plain, DIFFERENCE_NOTE])]
+    parts: list[Any]
+    parts = [table(results), cell_note(classes)]
+    if against_plain is not None:
+        parts += [against_plain, difference_note(len(results[0].runs))]
     return [*parts, finding(results)]
 
 
@@ -214,7 +221,9 @@ def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output
 
 
 def _write_markdown(results: Sequence[Result], note: str, pictures: Sequence[Path], path: Path) -> Path:
-    every = [*_parts(results, results[0].classes), means(results), "Mean and standard deviation over the seeds."]
+    every = _parts(results, results[0].classes)
+    if len(results[0].runs) > 1:
+        every += [means(results), "Mean and standard deviation over the seeds."]
     parts = [part if isinstance(part, str) else as_markdown(part) for part in every]
     links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
     path.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
@@ -262,4 +271,5 @@ def _differences(results: Sequence[Result]) -> Iterable[tuple[Any, ...]]:
 
 
 def _figure(accuracy: float) -> str:
-    return f"{accuracy:.6f}"
+    """Empty for what a single seed does not have."""
+    return "" if np.isnan(accuracy) else f"{accuracy:.6f}"

@@ -88,10 +88,8 @@ def _identity(task: Task) -> tuple[dict[str, Any], str]:
 def _code() -> str:
     """The code that a result depends on: a result of other code is never taken for one of this."""
     here, package = Path(__file__).parent, Path(lgv.__file__).parent
-    names = ("models", "optimizers", "train")
-    return _hash(
-        b"".join(path.read_bytes() for path in [*sorted(package.glob("*.py")), *(here / f"{n}.py" for n in names)])
-    )
+    trained = [here / f"{name}.py" for name in ("models", "optimizers", "train")]
+    return _hash(b"".join(path.read_bytes() for path in [*sorted(package.rglob("*.py")), *trained]))
 
 
 def _here() -> dict[str, str]:

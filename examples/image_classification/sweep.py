@@ -36,16 +36,15 @@ class Sweep:
     seeds_at_once: Callable[[Task], int]
     checkpoint_minutes: float
     observers: Sequence[Observer] = ()
+    stop: Event = field(default_factory=Event)  # once it is set, runs end with their epoch, and save it
     _lock: Any = field(default_factory=Lock)
-    _stop: Any = field(default_factory=Event)
 
     def missing(self, task: Task, seeds: Sequence[int]) -> list[int]:
         done = self.results.runs(task)
         return [seed for seed in seeds if seed not in done]
 
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """All that the file of results does not have yet."""
-        self._stop.clear()
+        """All that the file of results does not have yet, until ``stop`` is set."""
         free: SimpleQueue[Any] = SimpleQueue()
         devices = jax.local_devices()
         for device in devices:
@@ -57,7 +56,7 @@ class Sweep:
                 with jax.default_device(device):
                     self._task(task, self.missing(task, seeds), device)
             except BaseException:
-                self._stop.set()
+                self.stop.set()
                 raise
             finally:
                 free.put(device)
@@ -66,8 +65,10 @@ class Sweep:
             futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # after an error or an interrupt the others end with the epoch that they are in
-                self._stop.set()
+            except BaseException:
+                self.stop.set()
+                raise
+            finally:  # after an error the others end with the epoch that they are in
                 for future in futures:
                     future.cancel()
         for future in futures:
@@ -75,7 +76,7 @@ class Sweep:
                 future.result()
 
     def _task(self, task: Task, seeds: Sequence[int], device: Any) -> None:
-        if self._stop.is_set():
+        if self.stop.is_set():
             return
         training = train.prepare(task, self.data)
         images = jax.device_put(training.images, device)
@@ -111,7 +112,7 @@ class Sweep:
                 with self._lock:
                     for observer in self.observers:
                         observer.epoch(task, seeds, number, accuracy[:, number], loss[:, number])
-                interrupted = self._stop.is_set()
+                interrupted = self.stop.is_set()
                 if interrupted or time.monotonic() - saved > 60 * self.checkpoint_minutes:
                     manager.save(number + 1, args=ocp.args.StandardSave((state, accuracy, loss)))
                     saved = time.monotonic()

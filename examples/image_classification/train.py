@@ -25,8 +25,8 @@ class Runs(NamedTuple):
 
 class Training(NamedTuple):
     start: Callable[[Sequence[int]], Runs]  # from seeds
-    # From the runs, the number of the epoch and the images to the runs and, a seed, the accuracy on the test data after
-    # the epoch and the mean of the training loss over it.
+    # From the runs, the number of the epoch and the images to the runs and, per seed, the accuracy on the test data
+    # after the epoch and the mean of the training loss over it.
     epoch: Callable[[Runs, Any, Any], tuple[Runs, tuple[jax.Array, jax.Array]]]
     images: Any  # training and test data
     noisy_share: float  # of the layers; 0 without noise
@@ -35,7 +35,7 @@ class Training(NamedTuple):
 def prepare(task: Task, data: Data) -> Training:
     """All that is ready before the first step, compiled by its first call."""
     model, example, order = _model(task, data), _example(data), layers(task, data)
-    optimizer = optimizers.build(task, order, task.epochs * steps_an_epoch(task, data))
+    optimizer = optimizers.build(task, order, task.epochs * steps_per_epoch(task, data))
     images = data.train_x, data.train_y, data.test_x, data.test_y
 
     def start(seeds: Sequence[int]) -> Runs:
@@ -57,7 +57,7 @@ def layers(task: Task, data: Data) -> list[str]:
     return lgv.layer_order(_model(task, data), _example(data))
 
 
-def steps_an_epoch(task: Task, data: Data) -> int:
+def steps_per_epoch(task: Task, data: Data) -> int:
     return len(data.train_x) // task.batch_size
 
 
@@ -79,7 +79,7 @@ def _start(model: Any, optimizer: optimizers.Factory, example: jax.Array, seed: 
 
 
 def _epoch(task: Task, model: Any, optimizer: optax.GradientTransformationExtraArgs, data: Data) -> Any:
-    batch_size, steps = task.batch_size, steps_an_epoch(task, data)
+    batch_size, steps = task.batch_size, steps_per_epoch(task, data)
 
     def normalized(images):
         return (images - data.mean) / data.std

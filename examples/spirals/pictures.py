@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-from examples.presentation import FONTS, STYLES, finish, short
+from examples.presentation import FONTS, STYLES, counted, finish, seeds, short, side_by_side
 from examples.spirals.studies import Study
 from examples.spirals.train import AVERAGED_STEPS, Result, classifier, prepare
 
@@ -22,8 +22,8 @@ def draw(study: Study, results: Sequence[Result], output: Path) -> list[Path]:
         return [picture(study, results, output) for picture in _PICTURES[study.name]]
 
 
-def settings(study: Study) -> str:
-    """The settings of a study, as one sentence."""
+def settings(study: Study, of: str | None = None) -> str:
+    """The settings of a study, as one sentence; ``of`` are the seeds, if not all of them."""
     tasks = [task for task, _ in study.parts]
     first = tasks[0]
 
@@ -33,7 +33,7 @@ def settings(study: Study) -> str:
     return (
         f"{all_of(task.steps for task in tasks)} steps on batches of {all_of(task.batch_size for task in tasks)} of "
         f"{first.points} points, {all_of(task.nodes for task in tasks)} hidden ReLU nodes, "
-        f"seeds 0 to {study.seeds - 1}; data, initial weights and batches depend on the seed alone."
+        f"{of or seeds(study.seeds)}; data, initial weights and batches depend on the seed alone."
     )
 
 
@@ -49,9 +49,11 @@ def _accuracy_against_step(study: Study, results: Sequence[Result], output: Path
         axis.set(title=task.title, xlabel="Step", ylabel="Test accuracy", ylim=(0.45, 1.02))
         axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 3), useMathText=True)
         axis.grid(alpha=0.3)
-    note = settings(study) + " Bands: one standard deviation."
+    several = study.seeds > 1
+    note = settings(study) + " Bands: one standard deviation." * several
     path = output / "accuracy_against_step.png"
-    return finish(figure, "Test accuracy against step: mean over the seeds", note, path, legend_columns=len(methods))
+    title = "Test accuracy against step" + ": mean over the seeds" * several
+    return finish(figure, title, note, path, legend_columns=len(methods))
 
 
 def _decision_regions(study: Study, results: Sequence[Result], output: Path) -> Path:
@@ -65,8 +67,8 @@ def _decision_regions(study: Study, results: Sequence[Result], output: Path) -> 
             _regions(axis, r)
             axis.set_title(f"{name}: {short(r.final[0, 0])}", fontsize=10)
         row[0].set_ylabel(task.title.replace(", ", ",\n"), fontsize=10)
-    note = f"Seed 0, the mean classifier of {AVERAGED_STEPS} steps after the last; test accuracy. {settings(study)}"
-    return finish(figure, "Decision regions and training points", note, output / "decision_regions.png", legend=False)
+    path = output / "decision_regions.png"
+    return finish(figure, "Decision regions and training points", _regions_note(study), path)
 
 
 def _regions_in_time(study: Study, results: Sequence[Result], output: Path) -> Path:
@@ -74,9 +76,15 @@ def _regions_in_time(study: Study, results: Sequence[Result], output: Path) -> P
     for axis, r in zip(axes[0], results, strict=True):
         _regions(axis, r)
         axis.set_title(f"{r.steps[-1]} steps: {short(r.final[0, 0])}")
-    note = f"Seed 0, the mean classifier of {AVERAGED_STEPS} steps after the last; test accuracy. {settings(study)}"
     title = f"{results[0].method.name}, {results[0].task.nodes} nodes"
-    return finish(figure, title, note, output / "wide_regions.png", legend=False)
+    return finish(figure, title, _regions_note(study), output / "wide_regions.png")
+
+
+def _regions_note(study: Study) -> str:
+    return (
+        f"Regions: the likelier class, the paler the nearer to ½ its probability is, by the mean classifier of "
+        f"{AVERAGED_STEPS} steps after the last. Above each panel: test accuracy. {settings(study, of=seeds(1))}"
+    )
 
 
 def _regions(axis: Any, r: Result) -> None:
@@ -87,8 +95,9 @@ def _regions(axis: Any, r: Result) -> None:
     probability = classifier(r, grid.reshape(-1, 2)).reshape(len(side), len(side))
     shades = LinearSegmentedColormap.from_list("", [CLASSES[1], "white", CLASSES[0]])
     axis.contourf(side, side, probability, np.linspace(0, 1, 11), cmap=shades, vmin=-0.4, vmax=1.4)
-    for label, colour in ((1, CLASSES[0]), (0, CLASSES[1])):
+    for label, colour in ((0, CLASSES[1]), (1, CLASSES[0])):
         axis.plot(*given.train_x[given.train_y == label].T, ".", color=colour, markersize=2)
+        axis.plot([], [], "o", color=colour, markersize=7, label=f"class {label}")  # for the legend
     axis.set(xticks=[], yticks=[], aspect="equal")
 
 
@@ -114,7 +123,7 @@ def _spread(study: Study, results: Sequence[Result], output: Path) -> Path:
     axis.set_xticks(range(len(results)), [r.method.name.replace(", ", ",\n") for r in results])
     axis.grid(axis="y", alpha=0.3)
     note = f"{results[0].task.title}. {settings(study)} Box: quarters; whiskers: all."
-    return finish(figure, f"Spread over {study.seeds} runs", note, output / "spread.png", legend=False)
+    return finish(figure, f"Spread over {counted(study.seeds, 'run')}", note, output / "spread.png", legend=False)
 
 
 def _accuracy_against_temperature(study: Study, results: Sequence[Result], output: Path) -> Path:
@@ -122,13 +131,13 @@ def _accuracy_against_temperature(study: Study, results: Sequence[Result], outpu
     for axis, r in zip(axes, results, strict=True):
         places = np.arange(len(r.method.values))
         colour = STYLES[0][0]
-        axis.plot(places, r.final, "o", color=colour, markersize=4, alpha=0.4)
+        axis.plot(places[:, None] + side_by_side(study.seeds, 0.3), r.final, "o", color=colour, markersize=4, alpha=0.4)
         axis.plot(places, r.final.mean(axis=1), color=colour, linewidth=2)
         axis.set_xticks(places, [f"{tau:g}" for (tau,) in r.method.values])
         axis.set(title=f"{r.method.name}, {r.task.nodes} nodes", xlabel="Temperature", ylabel="Final test accuracy")
         axis.set_ylim(0.45, 1.02)
         axis.grid(alpha=0.3)
-    note = f"{settings(study)} Line: mean; marks: each seed."
+    note = settings(study) + " Line: mean; marks: each seed, side by side." * (study.seeds > 1)
     title = "Accuracy against temperature, 4-turn spirals"
     return finish(figure, title, note, output / "accuracy_against_temperature.png", legend=False)
 
@@ -151,7 +160,7 @@ def _thermostat(study: Study, results: Sequence[Result], output: Path) -> Path:
     axis.set_yticks(range(len(means)), [*names, "SGLD (SGD at σ = 0)", "Adam (no σ)"])
     axis.set(xlabel="σ")
     figure.colorbar(image, label="Final test accuracy")
-    note = f"{settings(study)} Mean over the seeds."
+    note = settings(study) + " Mean over the seeds." * (study.seeds > 1)
     return finish(figure, "The thermostat's settings, 4-turn spirals", note, output / "thermostat.png", legend=False)
 
 

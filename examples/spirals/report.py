@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from examples.presentation import as_markdown, short, write_csv
+from examples.presentation import as_markdown, seeds, short, write_csv
 from examples.spirals import pictures
 from examples.spirals.studies import Study
 from examples.spirals.train import Result
@@ -16,7 +16,8 @@ from examples.spirals.train import Result
 def table(study: Study, results: Sequence[Result]) -> tuple[str, list[list[str]]]:
     """What the table shows, and its rows, the heading first."""
     rows, what = _TABLES[study.name](study, results)
-    return f"{what}: mean ± standard deviation over {study.seeds} seed{'s' * (study.seeds > 1)}.", rows
+    over = f"mean ± standard deviation over {study.seeds} seeds" if study.seeds > 1 else seeds(1)
+    return f"{what}: {over}.", rows
 
 
 def write(studies: Sequence[Study], results: dict[str, list[Result]], preset: str, output: Path) -> list[Path]:
@@ -37,7 +38,8 @@ def write(studies: Sequence[Study], results: dict[str, list[Result]], preset: st
 
 
 def _mean_and_sd(accuracies: np.ndarray) -> str:
-    return f"{short(accuracies.mean())} ± {short(accuracies.std())}"
+    """The accuracy itself, of a single seed."""
+    return short(accuracies.mean()) + (f" ± {short(accuracies.std())}" if len(accuracies) > 1 else "")
 
 
 def _by_task(study: Study, results: Sequence[Result]) -> tuple[list[list[str]], str]:

@@ -101,8 +101,8 @@ def train(
     """Train with every value and every seed; ``keep_last`` for the classifier in the end."""
     model = Perceptron(task.nodes, task.init_sd)
     order = lgv.layer_order(model, jnp.zeros((1, 2)))
-    batches = task.points // task.batch_size  # an epoch
-    epochs = max(1, round(task.steps / RECORDS / batches))  # a record
+    batches = task.points // task.batch_size  # per epoch
+    epochs = max(1, round(task.steps / RECORDS / batches))  # per record
 
     def loss_fn(params, x, y):
         return optax.losses.sigmoid_binary_cross_entropy(model.apply(params, x), y).mean()

@@ -136,8 +136,6 @@ def adaptive_langevin(
         p = D(p, R2, sigma_a, h / 2)
         p = C(p, xi, h / 2)
         x = A(x, p, h / 2)
-        return _common.cast_like(updates, x), AdaptiveLangevinState(
-            *_keys.advance(state.count, state.key), p, h, xi, kinetic
-        )
+        return _common.cast_like(updates, x), AdaptiveLangevinState(*_common.advance(state, sigma), p, h, xi, kinetic)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

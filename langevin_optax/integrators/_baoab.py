@@ -106,6 +106,6 @@ def baoab(
         x = A(x, p, h / 2)
         p = O(p, R, gamma, tau, h)
         x = A(x, p, h / 2)
-        return _common.cast_like(updates, x), BaoabState(*_keys.advance(state.count, state.key), p, h)
+        return _common.cast_like(updates, x), BaoabState(*_common.advance(state, temperature, friction), p, h)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

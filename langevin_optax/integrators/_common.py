@@ -42,9 +42,16 @@ def zeros_like(tree: Any) -> Any:
 
 def draw(key: jax.Array, number: jax.Array, p: Any, *sizes: Any) -> Any:
     """The draw of that number; zeros, and no draw, when one of ``sizes`` is known to be 0."""
-    if any(not isinstance(s, jax.core.Tracer) and not callable(s) and np.all(np.asarray(s) == 0) for s in sizes):
+    if any(map(_checks.is_known_zero, sizes)):
         return jax.tree.map(lambda leaf: 0.0, p)
     return noise_like(key, number, p)
+
+
+def advance(state: Any, *sizes: Any) -> tuple[jax.Array, jax.Array]:
+    """The count and the key of the next step, for a noise whose size has these factors."""
+    if any(map(_checks.is_known_zero, sizes)):
+        return _keys.next_count(state.count), state.key
+    return _keys.advance(state.count, state.key)
 
 
 def read(count: jax.Array, **values: Any) -> list[jax.Array]:

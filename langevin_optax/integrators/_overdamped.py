@@ -70,7 +70,7 @@ def overdamped_langevin(
         del params, extra_args
         _common.check_state(state, LangevinState, "overdamped_langevin", updates, key)
         h, tau = _common.read(state.count, step_size=step_size, temperature=temperature)
-        new_state = LangevinState(*_keys.advance(state.count, state.key))
+        new_state = LangevinState(*_common.advance(state, temperature))
         x = _common.zeros_like(updates)  # the displacement
         R = _common.draw(state.key, state.count, x, temperature)
         if scheme == "leimkuhler_matthews":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from langevin_optax.layers._mask import Layers, layer_mask
+from langevin_optax.layers._mask import Layers, whole_leaves
 
 
 def partitioned(
@@ -21,7 +21,8 @@ def partitioned(
       rest: the transformation of the others.
       layers: which layers are the first, as in :func:`layer_mask`: by default the one layer that is called first.
       order: the layers in the order in which the model calls them, from :func:`layer_order`; needed unless the names
-        say it.
+        say it. Stacked layers count block by block; a selection that cuts a stack raises, since a partition gives
+        whole leaves to each part.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with the state of ``optax.partition``, labels ``"first"`` and
@@ -47,7 +48,7 @@ def partitioned(
     for name, part in (("first", first), ("rest", rest)):
         if not isinstance(part, optax.GradientTransformation):
             raise TypeError(f"{name} must be an optax.GradientTransformation, got {part!r}.")
-    mask = layer_mask(layers, order)
+    mask = whole_leaves(layers, order)
 
     def labels(params):
         selected = mask(params)

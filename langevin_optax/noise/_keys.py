@@ -95,9 +95,12 @@ def check_state(state: Any, key: Any) -> None:
 
 def advance(count: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The count and the key of the next step: the count saturates, as Optax's do, and then the key moves instead."""
-    count = jnp.asarray(count)
-    following = jnp.asarray(optax.safe_increment(count))
+    following = next_count(count)
     return following, jnp.where(following == count, _moved(key), key)
+
+
+def next_count(count: Any) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(jnp.asarray(count)))
 
 
 def _moved(key: jax.Array) -> jax.Array:
@@ -134,9 +137,9 @@ def _step_words(step: Any) -> tuple[Any, Any]:
         if not -(2**63) <= int(step) < 2**63:
             raise ValueError(f"step must have at most 64 bits, got {step}.")
         return np.uint32(int(step) >> 32 & _WORD), np.uint32(int(step) & _WORD)
-    dtype, shape = jnp.result_type(step), jnp.shape(step)
-    if not jnp.issubdtype(dtype, jnp.integer) or shape != ():
-        raise TypeError(f"step must be an integer scalar, got {dtype} of shape {shape}.")
+    dtype = getattr(step, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or jnp.shape(step) != ():
+        raise TypeError(f"step must be an integer scalar, got {step!r} ({type(step).__name__}).")
     step = jnp.asarray(step)
     high = (step >> 32) if dtype.itemsize == 8 else jnp.where(step < 0, -1, 0)
     return high.astype(jnp.uint32), step.astype(jnp.uint32)

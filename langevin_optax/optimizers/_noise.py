@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from langevin_optax import _checks, _trees
@@ -59,9 +58,9 @@ def langevin_term(
         where = _where.resolve(mask, updates, params)
         selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
         p = preconditioner(selected)
-        new_state = LangevinState(*_keys.advance(state.count, state.key))
-        if _is_zero(sigma_now := sigma(state.count) if callable(sigma) else sigma):
-            return updates, new_state  # the compiled program is that of the plain optimiser, to the last rounding
+        sigma_now = sigma(state.count) if callable(sigma) else sigma
+        if _checks.is_known_zero(sigma_now):  # the program is that of the plain optimiser, to the last rounding
+            return updates, LangevinState(_keys.next_count(state.count), state.key)
 
         gamma = _checks.read("learning_rate", learning_rate, state.count)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
@@ -78,6 +77,7 @@ def langevin_term(
             noisy = _add(u, scale, p, xi, limit)
             return noisy if w is True else jnp.where(w, noisy, u)
 
+        new_state = LangevinState(*_keys.advance(state.count, state.key))
         return jax.tree.map(add, where, updates, p, noise), new_state
 
     return LangevinTerm(init_fn, add_fn)
@@ -95,10 +95,6 @@ def selected_of(preconditioner: Any, updates: Any) -> Any:
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
-
-
-def _is_zero(sigma: Any) -> bool:
-    return not isinstance(sigma, jax.core.Tracer) and bool(np.all(np.asarray(sigma) == 0))
 
 
 @jax.jit  # traced once per shape, not once per leaf

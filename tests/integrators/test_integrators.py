@@ -447,13 +447,13 @@ def momentum_increments(steps=4, sigma=0.7, h=0.2, entries=20_000):
 def test_the_two_draws_of_a_step_repeat_nothing(monkeypatch):
     z = momentum_increments()
     assert all(abs(z) < LIMIT for z in z.values()), z
-    draw = _integration.draw
+    draw = _common.draw
     # Wrong: one R for both draws of a step.
-    monkeypatch.setattr(_integration, "draw", lambda key, number, *args: draw(key, number // 2, *args))
+    monkeypatch.setattr(_common, "draw", lambda key, number, *args: draw(key, number // 2, *args))
     assert momentum_increments()["variance"] > 10 * LIMIT
     # Wrong: the second draw is the first of the next step.
     neighbour = lambda key, number, *args: draw(key, number // 2 + number % 2, *args)
-    monkeypatch.setattr(_integration, "draw", neighbour)
+    monkeypatch.setattr(_common, "draw", neighbour)
     z = momentum_increments()
     assert abs(z["variance"]) < LIMIT
     assert min(z["steps 1, 0"], z["steps 2, 1"]) > 10 * LIMIT
@@ -462,8 +462,8 @@ def test_the_two_draws_of_a_step_repeat_nothing(monkeypatch):
 # Negative controls: wrong pieces, measured by the functions above.
 
 PIECES = {
-    "baoab": (_integrators, lambda: lgv.baoab(0.2, TAU, 1.0, 0), {}),
-    "leimkuhler_matthews": (_integrators, lambda: leimkuhler_matthews(0.1, TAU), {}),
+    "baoab": (_baoab, lambda: lgv.baoab(0.2, TAU, 1.0, 0), {}),
+    "leimkuhler_matthews": (_overdamped, lambda: leimkuhler_matthews(0.1, TAU), {}),
     "adaptive_langevin": (_adaptive_langevin, lambda: adaptive(0.05, initial_thermostat=1.5), {"burn_in": 400}),
 }
 
@@ -631,7 +631,7 @@ def test_a_kick_of_one_step_alone_is_rejected(monkeypatch):
         calls.append(h)
         return jax.tree.map(lambda p, g: p - jnp.float32(H(len(calls) - 1)) * g, p, g)
 
-    monkeypatch.setattr(_integrators, "B", wrong)
+    monkeypatch.setattr(_baoab, "B", wrong)
     tx, theta = lgv.baoab(H, 0, 0, 0), START
     state = tx.init(theta)
     for _ in range(4):

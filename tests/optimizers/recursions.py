@@ -58,19 +58,18 @@ def decay(name: str, steps: list[Step], **kwargs) -> Tree:
 
 def _part(part, name, steps, kwargs):
     shapes = {leaf: np.shape(g) for leaf, g in steps[-1].gradient.items()}
-    if name in PER_LEAF:
-        run = lambda leaf: PER_LEAF[name](
-            _history(steps, lambda tree: np.asarray(tree[leaf], np.float64)),
-            **{k: _masked(v, leaf, steps) if k.endswith("mask") else v for k, v in kwargs.items()},
-        )
-        return {leaf: np.array(np.broadcast_to(getattr(run(leaf), part), shape)) for leaf, shape in shapes.items()}
-    joined = WHOLE_TREE[name](
-        _history(steps, lambda tree: np.concatenate([np.ravel(tree[leaf]) for leaf in shapes]).astype(np.float64)),
-        **kwargs,
-    )
-    sizes = [np.prod(shape, dtype=int) for shape in shapes.values()]
-    pieces = np.split(np.broadcast_to(getattr(joined, part), sum(sizes)), np.cumsum(sizes)[:-1])
-    return {leaf: piece.reshape(shape) for (leaf, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    if name in WHOLE_TREE:
+        join = lambda tree: np.concatenate([np.ravel(tree[leaf]) for leaf in shapes]).astype(np.float64)
+        joined = getattr(WHOLE_TREE[name](_history(steps, join), **kwargs), part)
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
+        pieces = np.split(np.broadcast_to(joined, ends[-1]), ends[:-1])
+        return {leaf: piece.reshape(shape) for (leaf, shape), piece in zip(shapes.items(), pieces, strict=True)}
+    parts = {}
+    for leaf, shape in shapes.items():
+        history = _history(steps, lambda tree, leaf=leaf: np.asarray(tree[leaf], np.float64))
+        of_leaf = {k: _masked(v, leaf, steps) if k.endswith("mask") else v for k, v in kwargs.items()}
+        parts[leaf] = np.array(np.broadcast_to(getattr(PER_LEAF[name](history, **of_leaf), part), shape))
+    return parts
 
 
 def _history(steps, read):
@@ -83,6 +82,7 @@ def _history(steps, read):
 
 
 def _masked(mask, leaf, steps):
+    """A mask is None, a bool, a tree of them, or a function of the gradient."""
     mask = mask(steps[-1].gradient) if callable(mask) else mask
     return mask[leaf] if isinstance(mask, dict) else mask
 
@@ -127,7 +127,7 @@ def inverse_root(nu, eps, eps_root=0.0):
 
 def decayed(leaf, weight_decay, mask):
     """λθ of the last step; no mask (None) leaves out nothing."""
-    if mask is False:
+    if mask is not None and not mask:
         return 0.0
     return at(weight_decay or 0.0, len(leaf.theta) - 1) * leaf.theta[-1]
 
@@ -243,6 +243,7 @@ def adamax(leaf, learning_rate=None, b1=0.9, b2=0.999, eps=1e-8):
 
 
 def adamaxw(leaf, learning_rate=None, b1=0.9, b2=0.999, eps=1e-8, weight_decay=1e-4, mask=None):
+    """`adamax`, with the decay of `adamw`."""
     return adamax(leaf, b1=b1, b2=b2, eps=eps)._replace(decay=decayed(leaf, weight_decay, mask))
 
 

@@ -49,7 +49,7 @@ def test_stock_update_is_p_times_the_momentum(scaler, steps):
         np.testing.assert_allclose(np.asarray(p) * momentum, np.asarray(u), rtol=2e-4, atol=1e-6 * np.abs(u).max())
 
 
-@pytest.mark.parametrize("scaler", [s for s in SCALERS if s.dead is not None], ids=lambda s: s.id)
+@pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: s.id)
 def test_p_of_a_coordinate_without_gradient(scaler):
     params = {"w": jnp.zeros(3)}
     updates, _ = play(scaler.make(), [params] * 3, params)
@@ -149,17 +149,83 @@ def test_a_link_in_between_that_hands_the_update_on_keeps_p(between):
     )
 
 
+@pytest.mark.parametrize(
+    "links",
+    [
+        (lgv.scale_by_rms(), optax.clip_by_global_norm(1e9), lgv.trace(0.9)),
+        (lgv.scale_by_adam(), optax.scale(1.0), lgv.identity()),
+        (lgv.trace(0.9),),
+        (lgv.identity(),),
+    ],
+    ids=["clip trace", "scale identity", "trace", "identity"],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_links_that_hand_on_start_no_mark(links, jit):
+    params = params_like()
+    tx = noisy(*links)
+    update = jax.jit(tx.update) if jit else tx.update
+    with pytest.raises(ValueError, match=r"no preconditioner on the updates .* use add_langevin_noise"):
+        update(params, tx.init(params), params)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_momentum_behind_a_scaler_keeps_its_p(jit):
+    """θ moves by P g + β P' g' + …, and the noise is that of the last P."""
+    params = {"w": jnp.full(4, 2.0)}
+    g = {"w": jnp.full(4, 0.5)}
+    tx = noisy(lgv.scale_by_rms(eps=1e-6), lgv.trace(0.9))
+    quiet = optax.chain(optax.scale_by_rms(eps=1e-6), optax.trace(0.9))
+    update = jax.jit(tx.update) if jit else tx.update
+    noise = update(g, tx.init(params), params)[0]["w"] - quiet.update(g, quiet.init(params), params)[0]["w"]
+    size = SIGMA / np.sqrt(GAMMA) * (0.1 * 0.25 + 1e-6) ** -0.25
+    np.testing.assert_allclose(noise, size * lgv.noise_like(0, 0, params)["w"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    "whole",
+    [lgv.sgd(GAMMA, SIGMA, 0), lgv.adam(GAMMA, 0.0, 0), lgv.langevin(optax.lamb, SIGMA, 0)(GAMMA)],
+    ids=["sgd", "adam", "lamb"],
+)
+def test_a_whole_optimiser_refuses_an_update_with_a_mark(whole, jit):
+    """Its noise would be that of its own P alone, 55 times too small behind RMSprop."""
+    params = params_like()
+    scaler = lgv.scale_by_rms()
+
+    def step(g):
+        updates, _ = scaler.update(g, scaler.init(params), params)
+        return whole.update(updates, whole.init(params), params)
+
+    with pytest.raises(
+        ValueError, match=r"carries a preconditioner, at \['Dense_0'\]\['bias'\].* write langevin_optax\.trace"
+    ):
+        (jax.jit(step) if jit else step)(params)
+
+
+def test_an_address_that_is_used_again_has_no_mark():
+    """The table knows objects by their address: a dead entry marks nobody, and removes nobody else's mark."""
+    leaf, other = jnp.ones(3), jnp.ones(3)
+    marked = _marks.mark(leaf, 2.0)
+    ref, p = _marks._marks[id(marked)]
+    _marks._marks[id(other)] = (ref, p)  # as if `other` had come to the address of `marked`
+    assert read(other) is None
+    address = id(marked)
+    successor = _marks.mark(leaf, 3.0)
+    _marks._marks[address] = _marks._marks[id(successor)]
+    del marked, ref  # its callback finds an entry that is not its own
+    gc.collect()
+    assert _marks._marks.pop(address)[1]() == 3.0
+    del _marks._marks[id(other)]
+
+
 def test_stock_scaler_raises_and_names_ours():
     params = params_like()
     for tx in (noisy(optax.scale_by_adam()), noisy()):
         with pytest.raises(ValueError, match="no preconditioner on the updates"):
             tx.update(params, tx.init(params), params)
     tx = noisy(optax.masked(lgv.scale_by_adam(), lgv.layer_mask("Dense_0")))
-    with pytest.raises(
-        ValueError, match=r"on the updates \['Dense_1'\]\['bias'\], .*and 1 more|on the updates"
-    ) as error:
+    with pytest.raises(ValueError, match=r"on the updates \['Dense_1'\]\['kernel'\], \['scale'\]\. The noise"):
         tx.update(params, tx.init(params), params)
-    assert "Dense_0" not in str(error.value).split("The noise")[0]
 
 
 def test_a_jit_boundary_between_scaler_and_noise_raises():
@@ -193,7 +259,8 @@ def test_explicit_preconditioner_goes_before_the_marks():
 def test_marks_do_not_stay_on_the_callers_arrays():
     params = params_like()
     (g,) = gradients_like(params, 1)
-    for scaler in (lgv.identity(), lgv.trace(0.9), lgv.scale_by_adam(b1=0.0)):
+    one = lgv.with_preconditioner(optax.identity(), lambda u, old, new: jax.tree.map(lambda _: 1.0, u))
+    for scaler in (one, optax.chain(one, lgv.identity()), optax.chain(one, lgv.trace(0.9)), lgv.scale_by_adam(b1=0.0)):
         updates, state = scaler.update(g, scaler.init(params), params)
         assert all(read(leaf) is None for leaf in jax.tree.leaves((g, params, state)))
         published(updates)
@@ -227,7 +294,9 @@ def total(tree):
 
 
 @pytest.mark.parametrize(
-    "tx", [noisy(ON_UPDATE), lgv.adam(GAMMA, SIGMA, 0), noisy(lgv.identity())], ids=["own", "adam", "one"]
+    "tx",
+    [noisy(ON_UPDATE), noisy(lgv.scale_by_adam()), noisy(lgv.scale_by_rms(), lgv.trace(0.9))],
+    ids=["own", "adam", "handed on"],
 )
 def test_nothing_is_left_behind(tx):
     params = params_like()
@@ -312,7 +381,8 @@ def test_partition_pairs_each_group_with_its_own_p():
     params = params_like()
     (g,) = gradients_like(params, 1)
     labels = {"Dense_0": "adam", "Dense_1": "rms", "scale": "plain"}
-    scalers = {"adam": lgv.scale_by_adam(eps=1e-4), "rms": lgv.scale_by_rms(), "plain": lgv.identity()}
+    one = lgv.with_preconditioner(optax.identity(), lambda u, old, new: jax.tree.map(lambda _: 1.0, u))
+    scalers = {"adam": lgv.scale_by_adam(eps=1e-4), "rms": lgv.scale_by_rms(), "plain": one}
     noise = lgv.add_preconditioned_noise(GAMMA, SIGMA, 0)
     inside = optax.partition({k: optax.chain(s, noise) for k, s in scalers.items()}, labels)
     outside = optax.chain(optax.partition(scalers, labels), noise)

@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import measures, samplers
+from benchmarks import measures
 from examples.distributed import __main__ as distributed
 from examples.image_classification import __main__ as image_classification
 from examples.image_classification.sweep import Sweep
 from examples.spirals import __main__ as spirals
 
+ENTRIES = "must be a whole number from 1 to 1e12, such as 1e7, got"
 WHOLE = "must be a whole number of at least 1, got"
 NUMBER = "must be a number of at least 0, got"
 SHARE = "must be a share above 0 and up to 1, got"
+MOST = "must be a whole number of at most 2147483647, got"
+INDEX = "must be a whole number from 0 to 2147483647, got"
+HUGE = r"must be a number of at most 3\.4e\+38, got"
 LAYERS = r"must be a whole number of layers, or a share above 0 and up to 1\.0, got"
 FEW = "expected at least one argument"
 IMAGES = r"must have shape \(images, height, width\[, channels\]\), got"
@@ -48,6 +52,7 @@ BAD = {
         "--epochs many": (2, f"--epochs: {WHOLE} 'many'"),
         "--batch-size -1": (2, f"--batch-size: {WHOLE} '-1'"),
         "--early-stopping 0": (2, f"--early-stopping: {WHOLE} '0'"),
+        "--epochs 2147483648": (2, f"--epochs: {MOST} '2147483648'"),
         "--seeds-at-once 0": (2, f"--seeds-at-once: {WHOLE} '0'"),
         "--checkpoint-minutes -1": (2, f"--checkpoint-minutes: {NUMBER} '-1'"),
         "--optimizers": (2, f"--optimizers: {FEW}"),
@@ -55,6 +60,8 @@ BAD = {
         "--optimizers L-Adam": (2, "--optimizers: no optimiser 'L-Adam'"),
         "--optimizers ll-sgld": (2, "--optimizers: no optimiser 'll-sgld'"),
         "--learning-rate -1": (2, f"--learning-rate: {NUMBER} '-1'"),
+        "--learning-rate 1e39": (2, f"--learning-rate: {HUGE} '1e39'"),
+        "--sigma adam=1e300": (2, f"--sigma: {HUGE} '1e300'"),
         "--learning-rate nan": (2, f"--learning-rate: {NUMBER} 'nan'"),
         "--learning-rate adam=x": (2, f"--learning-rate: {NUMBER} 'x'"),
         "--learning-rate adam=1 adam=2": (2, "--learning-rate: one value for all, and one for each optimiser that is"),
@@ -66,6 +73,7 @@ BAD = {
         "--sigma 1 2": (2, "--sigma: one value for all, and one for each optimiser that is named"),
         "--noisy-layers 0": (2, f"--noisy-layers: {LAYERS} '0'"),
         "--noisy-layers 1.5": (2, rf"--noisy-layers: {LAYERS} '1\.5'"),
+        "--noisy-layers 99999999999": (2, f"--noisy-layers: {LAYERS} '99999999999'"),
         "--noisy-layers all": (2, f"--noisy-layers: {LAYERS} 'all'"),
         "--noisy-steps 0": (2, f"--noisy-steps: {SHARE} '0'"),
         "--noisy-steps 1.5": (2, rf"--noisy-steps: {SHARE} '1\.5'"),
@@ -108,6 +116,8 @@ BAD = {
         "--data small.npz --depths 2": (1, "--batch-size: small has only 3 training images"),
         "--optimizers ll-adam --noisy-layers 12 --depths 9": (1, "--noisy-layers: dense .* has 10 layers .*, got 12"),
         "--optimizers baoab --learning-rate 0": (1, r"dense with BAOAB on digits: step_size must be > 0, got 0\.0"),
+        "--output shows": (1, r"shows has tables .* \(1 hidden layer, SGD is left out\); choose another --output"),
+        "--output torn": (1, r"torn/settings\.json cannot be read; mend or remove it"),
         "--depths 2 --output garbage": (1, f"line 1 of .*{NO_RUN}"),
         "--depths 2 --output other_lines": (1, f"line 2 of .*{NO_RUN}"),
     },
@@ -120,6 +130,7 @@ BAD = {
         "--studies spirals": (2, "--studies: invalid choice: 'spirals'"),
         "--studies accuracy wide": (2, "--studies: wide only runs with --preset full"),
         "--output text.npz": (2, r"--output: cannot make the folder 'text\.npz': File exists"),
+        "--output shows": (1, r"shows has tables .* \(1 hidden layer, SGD is left out\); choose another --output"),
         "--output text.npz/spirals": (2, r"--output: cannot make the folder 'text\.npz/spirals': Not a directory"),
     },
     "examples.distributed": {
@@ -133,7 +144,22 @@ BAD = {
         "--learning-rate -1": (2, f"--learning-rate: {NUMBER} '-1'"),
         "--sigma nan": (2, f"--sigma: {NUMBER} 'nan'"),
         "--noisy-layers 0": (2, f"--noisy-layers: {LAYERS} '0'"),
-        "--seed x": (2, "--seed: invalid int value: 'x'"),
+        "--noisy-layers 99": (2, "--noisy-layers: must be a share, or at most 51, which .* 6 blocks has, got 99"),
+        "--noisy-layers 20 --layers 2": (2, "--noisy-layers: must be .* at most 19, which .* 2 blocks has, got 20"),
+        "--noisy-layers 12 --layers 1": (2, "--noisy-layers: must be .* at most 11, which .* 1 block has, got 12"),
+        "--steps 2147483648": (2, f"--steps: {MOST} '2147483648'"),
+        "--sigma 1e39": (2, f"--sigma: {HUGE} '1e39'"),
+        "--seed x": (2, f"--seed: {INDEX} 'x'"),
+        "--seed -1": (2, f"--seed: {INDEX} '-1'"),
+        "--seed 2147483648": (2, f"--seed: {INDEX} '2147483648'"),
+        "--coordinator localhost --processes 2 --process 0": (
+            2,
+            "--coordinator: must be HOST:PORT, .*, got 'localhost'",
+        ),
+        "--coordinator :99 --processes 2 --process 0": (2, "--coordinator: must be HOST:PORT, .*, got ':99'"),
+        "--coordinator a:1 --processes 2 --process 2": (2, "--process: must be below --processes, which is 2, got 2"),
+        "--coordinator a:1 --processes 2 --process -1": (2, f"--process: {INDEX} '-1'"),
+        "--coordinator a:1 --processes 2 --process 0 --cluster": (2, "--cluster and --coordinator exclude each other"),
         "--processes 2": (2, "--coordinator, --processes and --process belong together"),
         "--coordinator localhost:1234": (2, "--coordinator, --processes and --process belong together"),
         "--output text.npz": (2, r"--output: cannot make the folder 'text\.npz': File exists"),
@@ -151,16 +177,19 @@ BAD = {
         "--only": (2, f"--only: {FEW}"),
         "--only everything": (2, "--only: invalid choice: 'everything'"),
         "--dtypes float64": (2, "--dtypes: invalid choice: 'float64'"),
-        "--entries 0": (2, "--entries: expected a whole number of at least 1, such as 1e7, got 0"),
-        "--entries -5": (2, "--entries: expected a whole number of at least 1, such as 1e7, got -5"),
-        "--entries 1.5": (2, r"--entries: expected a whole number of at least 1, such as 1e7, got 1\.5"),
-        "--entries nan": (2, "--entries: expected a whole number of at least 1, such as 1e7, got nan"),
-        "--entries 1e400": (2, "--entries: expected a whole number of at least 1, such as 1e7, got 1e400"),
-        "--entries many": (2, "--entries: expected a number, got many"),
-        "--seconds -1": (2, "--seconds: expected a number of at least 0, got -1"),
-        "--seconds inf": (2, "--seconds: expected a number of at least 0, got inf"),
-        "--seconds nan": (2, "--seconds: expected a number of at least 0, got nan"),
-        "--seconds ten": (2, "--seconds: expected a number, got ten"),
+        "--entries 0": (2, f"--entries: {ENTRIES} '0'"),
+        "--entries -5": (2, f"--entries: {ENTRIES} '-5'"),
+        "--entries 1.5": (2, rf"--entries: {ENTRIES} '1\.5'"),
+        "--entries nan": (2, f"--entries: {ENTRIES} 'nan'"),
+        "--entries 1e400": (2, f"--entries: {ENTRIES} '1e400'"),
+        "--entries many": (2, "--entries: must be a number, got 'many'"),
+        "--seconds -1": (2, "--seconds: must be a number from 0 to 1e6, got '-1'"),
+        "--seconds inf": (2, "--seconds: must be a number from 0 to 1e6, got 'inf'"),
+        "--seconds nan": (2, "--seconds: must be a number from 0 to 1e6, got 'nan'"),
+        "--entries 1e13": (2, f"--entries: {ENTRIES} '1e13'"),
+        "--output text.npz": (2, r"--output: cannot make the folder 'text\.npz': File exists"),
+        "--output shows": (1, r"shows has tables .* \(1 hidden layer, SGD is left out\); choose another --output"),
+        "--seconds ten": (2, "--seconds: must be a number, got 'ten'"),
     },
 }
 PROGRAMS = {
@@ -212,6 +241,10 @@ def folder(tmp_path_factory):
     (folder / "nothing.npz").write_bytes(b"")
     (folder / "folder.npz").mkdir()
 
+    for name, settings in {"shows": '{"1 hidden layer, SGD": {}}', "torn": "{"}.items():
+        (folder / name).mkdir()
+        (folder / name / "settings.json").write_text(settings)
+
     line = '{"task": {}, "code": "", "seed": 0, "accuracy": [0.5], "loss": [null], "noisy_share": 0.0}\n'
     for name, lines in {"garbage": "garbage\n", "other_lines": f'{line}{{"seed": 0}}\n'}.items():
         (folder / name).mkdir()
@@ -227,7 +260,7 @@ def not_begun(folder, monkeypatch):
     def begin(*args, **kwargs):
         pytest.fail("the program began to work")
 
-    for owner, name in ((Sweep, "run"), (spirals, "run"), (distributed, "Checkpoints"), (samplers, "times")):
+    for owner, name in ((Sweep, "run"), (spirals, "run"), (distributed, "Checkpoints")):
         monkeypatch.setattr(owner, name, begin)
     monkeypatch.setattr(measures, "SECTIONS", dict.fromkeys(measures.SECTIONS, begin))
 

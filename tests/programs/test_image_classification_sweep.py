@@ -13,7 +13,7 @@ from examples.image_classification import data, flags
 from examples.image_classification.results import Results
 from examples.image_classification.sweep import Sweep
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_device")
 DIGITS = data.load("digits")
 SMALL = DIGITS._replace(train_x=DIGITS.train_x[:256], train_y=DIGITS.train_y[:256], test_x=DIGITS.test_x[:128])

@@ -1,0 +1,15 @@
+"""The figures that a program draws, to be asked what is in them."""
+
+from matplotlib.figure import Figure
+
+
+def figures(monkeypatch):
+    """A list that gets every figure that is saved from here on."""
+    saved, save = [], Figure.savefig
+
+    def and_keep(figure, *args, **kwargs):
+        saved.append(figure)
+        return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", and_keep)
+    return saved

@@ -1,0 +1,220 @@
+"""The benchmarks run, and what they report is what they measured. No times are asserted."""
+
+import contextlib
+import io
+import math
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import contenders, measures, networks, report, timing, trees
+from benchmarks.__main__ import main
+from tests.programs.drawn import figures
+
+SIZES = measures.Sizes(seconds=0, entries=1000, dtypes=("float32",), curve=(10,), leaves=(1, 3))
+COMMAND = ["--only", "large", "--seconds", "0", "--entries", "1e3"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What the command printed, and its folder. Of the contenders that are of one kind, one."""
+    folder, printed = tmp_path_factory.mktemp("benchmarks") / "new" / "folder", io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(printed):
+        monkeypatch.setattr(contenders, "OTHERS", contenders.OTHERS[:1])
+        main([*COMMAND, "--output", str(folder)])
+    return printed.getvalue(), folder
+
+
+def test_the_command_writes_the_table(written):
+    printed, folder = written
+    text = (folder / "results.md").read_text()
+    assert f"`python -m benchmarks {' '.join(COMMAND)} --output {folder}`" in text
+    for name in ("optax.adam", "lgv.adam, normal", "lgv.adam, rademacher", "optax.rmsprop", "optax.noisy_sgd"):
+        assert f"| {name} |" in text
+        assert name in printed
+    for part in ("jax ", "Python ", "cores", "float32"):
+        assert part in text
+    lines = (folder / "results.csv").read_text().splitlines()
+    assert len(lines) > 20
+    assert printed.endswith(f"{folder / 'results.md'}\n{folder / 'results.csv'}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", measures.SECTIONS)
+def test_every_section_with_every_contender(section, tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "Sizes", lambda *sizes: SIZES)
+    main(["--only", section, "--output", str(tmp_path)])
+    assert (tmp_path / "results.md").exists()
+
+
+def row(section):
+    return measures.Row("update", f"of {section}", "optax.adam", 0.1)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Sections that measure nothing."""
+    for section in measures.SECTIONS:
+        monkeypatch.setitem(measures.SECTIONS, section, lambda sizes, section=section: iter([row(section)] * 2))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_a_folder_keeps_its_tables(tmp_path, quick, monkeypatch):
+    """Sections may be added; what would drop or change one is refused, and nothing is measured."""
+    command = ["--seconds", "1", "--output", str(tmp_path), "--only"]
+    main([*command, "large"])
+    before = files(tmp_path)
+    for other, said in (
+        (["highway"], "section large is left out"),
+        (["large", "--entries", "7"], "entries was .*, is 7"),
+    ):
+        with pytest.raises(SystemExit, match=rf"error: .*{said}.*; choose another --output"):
+            main([*command, *other])
+        assert files(tmp_path) == before
+    main([*command, "large", "highway"])
+    assert "| of highway |" in (tmp_path / "results.md").read_text()
+
+    # While a folder is measured again, it keeps what it has until all of that is there anew.
+    before = files(tmp_path)
+
+    def fails(sizes):
+        raise RuntimeError("the lights went out")
+
+    monkeypatch.setitem(measures.SECTIONS, "highway", fails)
+    with pytest.raises(RuntimeError, match="the lights went out"):
+        main([*command, "large", "highway"])
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", ["large", "highway"])
+def test_ctrl_c_writes_what_is_finished(at, tmp_path, quick, monkeypatch, capfd):
+    def interrupted(sizes):
+        yield row(at)
+        signal.raise_signal(signal.SIGINT)
+        yield row(at)
+        pytest.fail("it went on")
+
+    monkeypatch.setitem(measures.SECTIONS, at, interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["--only", "large", "highway", "leaves", "--output", str(tmp_path)])
+    assert stop.value.code == 130
+    assert capfd.readouterr().err == (
+        "interrupted: writing the comparisons that are finished (Ctrl-C once more ends it at once)\n"
+    )
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("| of large |") == 2 and text.count("| of highway |") == 2 * (at == "highway")
+    assert "of leaves" not in text
+
+
+def test_values_can_be_read():
+    cells = [report.cells(measures.Row("update", "case", "adam", seconds))[3] for seconds in (0.2304, 0.99996, 1234.5)]
+    assert cells == ["230 ms", "1 s", "1,230 s"]  # and not 1e+03 ms
+
+
+def test_ratios_are_those_of_the_calls(monkeypatch):
+    """With a clock that the programs themselves move."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def taking(seconds):
+        def program():
+            now[0] += seconds
+
+        return program
+
+    calls = timing.alternated({"one": taking(2.0), "three": taking(6.0), "short": taking(1e-4)}, seconds=60)
+    np.testing.assert_allclose(calls["one"].ratio, 1)
+    np.testing.assert_allclose(calls["three"].ratio, 3)
+    np.testing.assert_allclose(calls["short"].ratio, 5e-5)
+    np.testing.assert_allclose([c.seconds for c in calls.values()], [2, 6, 1e-4])
+
+
+def test_a_step_is_that_of_the_optimizer():
+    params = trees.highway(layers=2, width=4)
+    gradients = trees.gradients(params)
+    carry, step = contenders.ADAM.start(params), measures.steps(contenders.ADAM, params, gradients)
+    for _ in range(3):
+        carry = contenders.ADAM.step(carry, gradients)
+        taken = step()
+    for a, b in zip(jax.tree.leaves(taken), jax.tree.leaves(carry), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_memory_of_the_state_and_of_the_update(optimized):
+    """A count and a key; and no more than a copy of the leaves that are drawn together beside them."""
+    params = trees.highway(layers=8, width=32)
+    rows = list(measures.memory("", measures.MAIN, params))
+    states = {row.contender: row.value for row in rows if row.measure == "state"}
+    assert len(states) == 3
+    for size in states.values():
+        assert 0 <= size - states["optax.adam"] <= 64
+    temporary = {row.contender: row.value for row in rows if row.measure == "temporary memory"}
+    for size in temporary.values():
+        assert size - temporary["optax.adam"] <= 16 * (32 * 32 + 32) * 4 + 1000
+
+
+def test_networks_have_first_layers():
+    names = []
+    for network in networks.networks():
+        variables = jax.eval_shape(network.model.init, jax.random.key(0), network.x)
+        mask = network.first_layers(variables["params"])
+        noisy = sum(np.sum(np.broadcast_to(m, p.shape)) for m, p in _pairs(mask, variables["params"]))
+        assert 0 < noisy < sum(p.size for p in jax.tree.leaves(variables["params"]))
+        names.append(network.name)
+    assert len(names) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ResNet", "transformer"])
+def test_networks_of_unusual_state_train(kind):
+    (network,) = (network for network in networks.networks() if kind in network.name)
+    small = network._replace(x=network.x[:2], y=network.y[:2])
+    state = small.start(contenders.NORMAL)
+    (stats, carry), loss = jax.jit(small.step(contenders.NORMAL))(state, small.x, small.y)
+    assert math.isfinite(loss)
+    assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (carry[0], state[1][0])), strict=True))
+    assert bool(stats) == (kind == "ResNet")
+
+
+def _pairs(mask, params):
+    return zip(jax.tree.leaves(mask), jax.tree.leaves(params), strict=True)
+
+
+def test_the_picture_and_the_curves(tmp_path, monkeypatch):
+    rows = list(measures.parameters(SIZES))
+    assert [(r.measure, r.case) for r in rows] == [
+        (measure, "curve: 1 leaf, 1e+01 parameters") for measure in ("update", "step in place") for _ in measures.CURVES
+    ]
+
+    def made(measure):
+        def rows(case, entries, params, *seconds):
+            return iter([measures.Row(measure, case, c.name, 1e-3, timing.Quartiles(0.9, 1.0, 1.1)) for c in entries])
+
+        return rows
+
+    monkeypatch.setattr(measures, "update_times", made("update"))
+    monkeypatch.setattr(measures, "compile_times", made("compile"))
+    of_leaves = list(measures.leaves(SIZES))
+    cases = ["curve: 1 leaf, 1e+06 parameters in all", "curve: 3 leaves, 1e+06 parameters in all"]
+    assert list(dict.fromkeys(r.case for r in of_leaves)) == cases
+    of_leaf = [r._replace(case="curve: 1 leaf, 1e+02 parameters", value=2 * r.value) for r in rows]
+    drawn = figures(monkeypatch)
+    written = report.write([*rows, *of_leaf, *of_leaves], "python -m benchmarks", tmp_path)
+    assert (tmp_path / "cost.png") in written
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    ((one, _, many, compiled),) = (figure.axes for figure in drawn)
+    assert [sorted(line.get_xdata()) for line in one.lines] == [[10, 100]] * len(measures.CURVES)
+    for axis in (many, compiled):
+        assert [sorted(line.get_xdata()) for line in axis.lines] == [[1, 3]] * len(measures.CURVES)
+
+
+def test_compile_times_of_few_leaves():
+    rows = list(measures.compile_times("case", measures.MAIN[::2], trees.equal_leaves(3, 30), rounds=1))
+    assert [row.contender for row in rows] == [c.name for c in measures.MAIN[::2]]
+    assert rows[0].ratio.median == 1
+    assert all(row.value > 0 for row in rows)
