@@ -11,12 +11,17 @@ import optax
 def path_names(path: Any) -> tuple[str, ...]:
     """The names along a leaf's path, whatever the containers: ``Dense_0``, ``kernel``.
 
-    A name that holds slashes, as those of a flat dict do, is several; the ``.value`` that NNX variables and Linen's
-    partitioned parameters add is none.
+    A key that is a tuple or holds slashes, as those of a flat dict do, is several names; the ``.value`` that NNX
+    variables and Linen's partitioned parameters add is none.
     """
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
-    return tuple("/".join(jax.tree_util.keystr((entry,), simple=True) for entry in path).split("/")) if path else ()
+    return tuple(name for entry in path for name in _names_of(entry).split("/"))
+
+
+def _names_of(entry: Any) -> str:
+    key = getattr(entry, "key", None)
+    return "/".join(map(str, key)) if isinstance(key, tuple) else jax.tree_util.keystr((entry,), simple=True)
 
 
 def leaf_name(path: Any) -> str:

@@ -152,7 +152,8 @@ def check_the_rest() -> None:
     assert_type(lgv.inverse_sqrt_log_schedule(1e-3, 1e-2), optax.Schedule)
     assert_type(lgv.__version__, str)
     try:
-        assert_type(lgv.layer_order("no model", jnp.ones((1, 4)), train=True), list[str])
+        order: list[str] = lgv.layer_order("no model", jnp.ones((1, 4)), train=True)
+        print(order)
     except TypeError as error:
         assert "flax.linen.Module" in str(error)
 

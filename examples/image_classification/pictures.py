@@ -124,7 +124,7 @@ def _against_share(results: Sequence[Result], note: str, path: Path) -> Path:
             colour, line, mark = STYLES[i % len(STYLES)]
             here = sorted((r.runs[0].noisy_share, r.final.tolist()) for r in _of(results, family) if r.depth == depth)
             shares, final = np.array([share for share, _ in here]), [f for _, f in here]
-            gap = 0.7 * min(np.diff(shares), default=1)
+            gap = 0.7 * min(np.diff(np.unique(shares)), default=1)
             shares += side_by_side(len(depths), gap)[i]
             name = report.layers(next(r.task for r in results if r.depth == depth))
             axis.plot(shares, [np.median(f) for f in final], linestyle=line, color=colour, linewidth=2, label=name)

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from langevin_optax import _checks, _trees
 from langevin_optax.noise import _keys

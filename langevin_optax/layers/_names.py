@@ -35,7 +35,7 @@ def read(params: Any, order: Sequence[str] | None) -> Tree:
     """The paths of the leaves and of the placeholders, within Linen's collection if the tree has it around them."""
     nodes, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_hidden)
     for path, node in nodes:
-        if callable(node) and not isinstance(node, type):
+        if callable(node) and not hasattr(node, "shape") and not isinstance(node, type):
             raise TypeError(
                 f"the leaf {leaf_name(path)} is a function, {node!r}. Leave what is no array out of the parameters: "
                 "for Equinox, equinox.filter(model, equinox.is_inexact_array)."

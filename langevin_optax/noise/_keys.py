@@ -77,13 +77,14 @@ def own_key(key: Any) -> jax.Array:
 
 def check_state(state: Any, key: Any) -> None:
     """Raise unless a state holds an integer count, and a key of the implementation that its optimiser was made with."""
-    if not jnp.issubdtype(jnp.result_type(state.count), jnp.integer) or jnp.shape(state.count) != ():
-        raise TypeError(f"the count of the state must be an integer scalar, got {state.count!r}.")
     if not jnp.issubdtype(jnp.result_type(state.key), jax.dtypes.prng_key):
         raise TypeError(
             f"the key of the state must be a jax.random.key, got {state.key!r}. A checkpoint that was restored without "
             "its structure holds the key's data: write jax.random.wrap_key_data(data)."
         )
+    as_key(state.key)  # raises for the state of several chains
+    if not jnp.issubdtype(jnp.result_type(state.count), jnp.integer) or jnp.shape(state.count) != ():
+        raise TypeError(f"the count of the state must be an integer scalar, got {state.count!r}.")
     ours = jax.random.key_impl(key) if _is_typed(key) else jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
     theirs = jax.random.key_impl(state.key)
     if theirs != ours:

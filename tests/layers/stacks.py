@@ -104,19 +104,15 @@ class Transposed(nn.Module):
         return nn.map_variables(nn.Dense, "params", turn, turn, init=True)(6, name="dense")(x)
 
 
-def stacked(axis=0, block=NnxBlock, size=3):
-    def create(rngs):
-        make = nnx.vmap(lambda rngs: block(rngs), out_axes=nnx.StateAxes({nnx.Param: axis, ...: 0}))
-        return nnx.split_rngs(splits=size)(make)(rngs)
-
-    return create
+def stacked(block, rngs, size=3):
+    return nnx.split_rngs(splits=size)(nnx.vmap(lambda rngs: block(rngs)))(rngs)
 
 
 class NnxStack(nnx.Module):
     """Three blocks and a head, which ``run`` calls."""
 
-    def __init__(self, run, rngs, axis=0):
-        self.blocks, self.head, self.run = stacked(axis)(rngs), linear(rngs), run
+    def __init__(self, run, rngs):
+        self.blocks, self.head, self.run = stacked(NnxBlock, rngs), linear(rngs), run
 
     def __call__(self, x):
         return self.head(self.run(self.blocks, x))
@@ -142,8 +138,8 @@ def side_by_side(blocks, x):
     return nnx.vmap(lambda block, x: block(x), in_axes=(0, None))(blocks, x).sum(0)
 
 
-def nnx_stack(run, axis=0):
-    return nnx.eval_shape(lambda: NnxStack(run, nnx.Rngs(0), axis))
+def nnx_stack(run):
+    return nnx.eval_shape(lambda: NnxStack(run, nnx.Rngs(0)))
 
 
 class NnxOuter(nnx.Module):
@@ -158,7 +154,7 @@ class NnxAlternating(nnx.Module):
     """One scan runs through two stacks."""
 
     def __init__(self, rngs):
-        self.mlp, self.attention, self.head = stacked(block=linear)(rngs), stacked(block=linear)(rngs), linear(rngs)
+        self.mlp, self.attention, self.head = stacked(linear, rngs), stacked(linear, rngs), linear(rngs)
 
     def __call__(self, x):
         body = lambda attention, mlp, x: mlp(attention(x))
@@ -169,7 +165,7 @@ class NnxCoder(nnx.Module):
     """One scan after the other."""
 
     def __init__(self, rngs):
-        self.encoder, self.decoder = stacked(block=linear)(rngs), stacked(block=linear)(rngs)
+        self.encoder, self.decoder = stacked(linear, rngs), stacked(linear, rngs)
 
     def __call__(self, x):
         run = over(lambda block, x: block(x))

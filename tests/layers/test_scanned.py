@@ -17,6 +17,10 @@ from tests.layers.models import Block, NnxScanned, Scanned, X
 from tests.layers.stacks import NO_STACKS, STACKS, Around, NnxAlternating, Owning, scan
 from tests.layers.trees import SGD, chosen, flat, moved
 
+# The layers of Scanned and of NnxScanned.
+STACK = ["embed", "blocks/Dense_0", "blocks/Dense_1", "head"]
+NNX_STACK = ["embed", "blocks/inner", "blocks/out", "head"]
+
 # Found in the model.
 
 
@@ -63,21 +67,14 @@ def test_where_flax_does_not_name_the_transformations_the_shapes_tell(name, monk
 
 # Counted, and masked.
 
-STACK = ["embed", "blocks/Dense_0", "blocks/Dense_1", "head"]
-NNX_STACK = ["embed", "blocks/inner", "blocks/out", "head"]
 NONE, ALL = [0, 0, 0], [1, 1, 1]
 
 
 def stack(axis=0, nnx_model=False):
     """Parameters with three stacked blocks of two layers, and the paths of these layers."""
-    if nnx_model:
-        model = NnxScanned(nnx.Rngs(0), axis)
-        assert lgv.layer_order(model, X) == NNX_STACK
-        return nnx.state(model, nnx.Param), NNX_STACK
-    model = Scanned(axis)
-    assert lgv.layer_order(model, X) == STACK
-    params = jax.eval_shape(model.init, jax.random.key(0), X)["params"]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), params), STACK
+    model, order = (NnxScanned(nnx.Rngs(0), axis), NNX_STACK) if nnx_model else (Scanned(axis), STACK)
+    assert lgv.layer_order(model, X) == order
+    return params_of(model), order
 
 
 def along(axis, steps, ndim):

@@ -60,6 +60,7 @@ def containers(kernel):
     return {
         "dict": {"Dense_0": {"kernel": kernel}},
         "flat dict": {"Dense_0/kernel": kernel},
+        "flat dict of tuples": {("Dense_0", "kernel"): kernel},
         "dataclass": Model(Layer(kernel)),
         "nnx": nnx.state(variables, nnx.Param),
         "nnx, pure": nnx.to_pure_dict(nnx.state(variables, nnx.Param)),

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import langevin_optax as lgv
-from tests.cases import BAOAB, INTEGRATORS, OPTIMIZERS
+from tests.cases import BAOAB, INTEGRATORS
 
 PARAMS = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
 LAYERS = {f"Dense_{i}": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for i in range(3)}
@@ -92,7 +92,8 @@ jax.tree_util.register_pytree_with_keys(
     Twins, lambda t: (((_NAME, t.a), (_NAME, t.b)), None), lambda _, children: Twins(*children)
 )
 
-NUMBER = "must be a number, an array or an Optax schedule, got"
+NUMBER = "must be a number, a scalar array or an Optax schedule, got"
+SCALAR, SWEEP = "must be a scalar, got an array of shape", r"To sweep over several, use jax\.vmap"
 KEY_IS = r"key must be an int or a jax\.random\.key, got"
 KEY = [
     ("None", None, TypeError, f"{KEY_IS} None"),
@@ -123,6 +124,11 @@ EVERY_OPTIMIZER = {
             ("learning_rate infinite", dict(learning_rate=jnp.inf), ValueError, "rate must be finite, got inf"),
             ("learning_rate string", dict(learning_rate="0.1"), TypeError, f"learning_rate {NUMBER} '0.1'"),
             ("learning_rate list", dict(learning_rate=[0.1]), TypeError, rf"learning_rate {NUMBER} \[0\.1\]"),
+            ("learning_rate array", dict(learning_rate=jnp.ones(3)), ValueError, rf"rate {SCALAR} \(3,\)\. {SWEEP}"),
+            ("learning_rate (1,)", dict(learning_rate=np.ones(1)), ValueError, rf"learning_rate {SCALAR} \(1,\)"),
+            ("sigma array", dict(sigma=jnp.ones(5)), ValueError, rf"sigma {SCALAR} \(5,\)\. {SWEEP}"),
+            ("max_noise array", dict(max_noise=np.ones((2, 1))), ValueError, rf"max_noise {SCALAR} \(2, 1\)\. {SWEEP}"),
+            ("max_noise schedule", dict(max_noise=lambda count: 1.0), TypeError, "max_noise must be a number or a sca"),
             ("sigma < 0", dict(sigma=-1), ValueError, "sigma must be ≥ 0, got -1"),
             ("sigma < 0, in JAX", dict(sigma=jnp.float32(-2)), ValueError, r"sigma must be ≥ 0, got -2\.0"),
             ("sigma NaN", dict(sigma=float("nan")), ValueError, "sigma must be finite, got nan"),
@@ -211,10 +217,25 @@ EVERY_INTEGRATOR = {
             ("thermostat NaN", dict(initial_thermostat=np.nan), ValueError, "thermostat must be finite, got nan"),
             ("thermostat -inf", dict(initial_thermostat=-np.inf), ValueError, "thermostat must be finite, got -inf"),
             ("thermostat array", dict(initial_thermostat=np.ones(2)), ValueError, r"must be a scalar, .* shape \(2,\)"),
-            ("thermostat string", dict(initial_thermostat="0"), TypeError, "must be a number or an array, got '0'"),
-            ("thermostat None", dict(initial_thermostat=None), TypeError, "must be a number or an array, got None"),
+            (
+                "thermostat string",
+                dict(initial_thermostat="0"),
+                TypeError,
+                "must be a number or a scalar array, got '0'",
+            ),
+            (
+                "thermostat None",
+                dict(initial_thermostat=None),
+                TypeError,
+                "must be a number or a scalar array, got None",
+            ),
             # It is a state, so that a schedule makes no sense.
-            ("thermostat schedule", dict(initial_thermostat=lambda count: 0.1), TypeError, "an array, got <function"),
+            (
+                "thermostat schedule",
+                dict(initial_thermostat=lambda count: 0.1),
+                TypeError,
+                "a scalar array, got <function",
+            ),
             ("layers 0", dict(layers=0), ValueError, "layers as a number of layers must be ≥ 1, got 0"),
             ("layers 1.5", dict(layers=1.5), ValueError, r"layers as a fraction must lie in \(0, 1\], got 1\.5"),
             ("layers bool", dict(layers=True), TypeError, "layers must be .*, not a bool, got True"),
@@ -250,7 +271,7 @@ EVERY_INTEGRATOR = {
 NO_P = "found no preconditioner on the updates"
 P_IS = "the preconditioner must be a tree like the updates, got\n"
 A_TRANSFORM = r"must be an optax\.GradientTransformation, got"
-PARTS = "this optimiser's state has 2 parts and then a LangevinState, got"
+PARTS = r"the state of adam must be \(ScaleByAdamState, EmptyState, LangevinState\), .*, got"
 STATE_KEY_IS = r"the key of the state must be a jax\.random\.key, got"
 ITS_OWN = "needs a state of its own,"
 RESTORED = r"\. Was the checkpoint written by another integrator, or restored without its structure\?"
@@ -314,13 +335,23 @@ BAD = {
     "state of Adam": (
         lambda state: update(adam(), state=state),
         [
-            ("stock", optax.adam(1e-3).init(PARAMS), ValueError, rf"{PARTS} 2 parts.* \(\*stock_state, LangevinState"),
-            ("stock with another", lambda s: (*s[:-1], optax.EmptyState()), ValueError, f"{PARTS} 3 parts"),
-            ("empty", (), ValueError, f"{PARTS} 0 parts"),
-            ("of AdamW", lgv.adamw(1e-3, 1e-3, 0).init(PARAMS), ValueError, f"{PARTS} 4 parts"),
-            ("of BAOAB", baoab().init(PARAMS), ValueError, f"{PARTS} 4 parts"),
-            ("noise as a dict", lambda s: (*s[:-1], s[-1]._asdict()), ValueError, f"{PARTS} 3 parts"),
-            ("noise as a tuple", lambda s: (*s[:-1], tuple(s[-1])), ValueError, f"{PARTS} 3 parts"),
+            (
+                "stock",
+                optax.adam(1e-3).init(PARAMS),
+                ValueError,
+                rf"{PARTS} \(ScaleByAdamState, EmptyState\).* \(\*stock_state, Lang",
+            ),
+            ("stock with another", lambda s: (*s[:-1], optax.EmptyState()), ValueError, rf"{PARTS} .*EmptyState\)\."),
+            ("empty", (), ValueError, rf"{PARTS} \(\)"),
+            ("of AdamW", lgv.adamw(1e-3, 1e-3, 0).init(PARAMS), ValueError, f"{PARTS} .*State, EmptyState, EmptyState"),
+            ("of BAOAB", baoab().init(PARAMS), ValueError, f"{PARTS} BaoabState"),
+            ("noise as a dict", lambda s: (*s[:-1], s[-1]._asdict()), ValueError, f"{PARTS} .*, dict"),
+            (
+                "noise as a tuple",
+                lambda s: (*s[:-1], tuple(s[-1])),
+                ValueError,
+                rf"{PARTS} .*, \(ArrayImpl, PRNGKeyArray\)",
+            ),
             ("no key", noise_with(key=None), TypeError, f"{STATE_KEY_IS} None"),
             ("int for key", noise_with(key=0), TypeError, f"{STATE_KEY_IS} 0"),
             ("raw key", noise_with(key=RAW_KEY), TypeError, rf"{STATE_KEY_IS} Array\(\[0, 0\].*wrap_key_data\(data\)"),
@@ -355,7 +386,7 @@ BAD = {
             ("of LOL", lol().init(LAYERS), ValueError, f"{ITS_OWN} BaoabState, got PartitionState{RESTORED}"),
             ("raw key", lambda s: s._replace(key=RAW_KEY), TypeError, rf"{STATE_KEY_IS} Array\(\[0, 0\]"),
             ("keys, without vmap", lambda s: s._replace(key=KEYS), ValueError, r"keys of shape \(2,\).* vmap"),
-            ("of chains, without vmap", of_chains(baoab()), ValueError, r"\(2, 2, 3\) for a .* \(2, 3\) at \['a'\]"),
+            ("of chains, without vmap", of_chains(baoab()), ValueError, r"keys of shape \(2,\).* vmap"),
             ("without momenta", lambda s: s._replace(momentum=None), ValueError, f"{MOMENTA.format('baoab')}.*None"),
             ("of another tree", baoab().init({"a": jnp.ones((2, 3))}), ValueError, MOMENTA.format("baoab")),
             ("of ints", lambda s: s._replace(momentum=as_ints(s.momentum)), TypeError, r"\['a'\] is int32"),
@@ -496,7 +527,12 @@ BAD = {
         [
             ("ints", [0, 0, jnp.arange(3)], TypeError, r"the leaf \(root\) is int32"),
             ("shapes of ints", [0, 0, jax.ShapeDtypeStruct((3,), int)], TypeError, r"the leaf \(root\) is int32"),
-            ("twins", [0, 0, Twins(jnp.ones(2), jnp.ones(2))], ValueError, r"leaves with one path .*\['\.w', '\.w'\]"),
+            (
+                "twins",
+                [0, 0, Twins(jnp.ones(2), jnp.ones(2))],
+                ValueError,
+                r"with one path .*\['w'\] stand there twice",
+            ),
             ("tree for key", [PARAMS["b"], 0, 0], TypeError, rf"{KEY_IS} Array\(\[1\., 1\., 1\.\]"),
             ("no key", [None, 0, PARAMS], TypeError, f"{KEY_IS} None"),
             ("unknown sampler", [0, 0, PARAMS, "uniform"], ValueError, "sampler must be one of .*, got 'uniform'"),
@@ -539,7 +575,7 @@ BAD = {
         [
             ("Adam", optax.adam(1e-3).init(PARAMS), ValueError, NEEDS_NOISE),
             ("parameters", PARAMS, ValueError, NEEDS_NOISE),
-            ("dict", plain_noise().init(PARAMS)._asdict(), ValueError, NEEDS_NOISE),
+            ("raw key", {"count": jnp.zeros([], jnp.int32), "key": RAW_KEY}, ValueError, NEEDS_NOISE),
             ("optimiser", adam(), ValueError, NEEDS_NOISE),
             ("number", 3, ValueError, rf"{NEEDS_NOISE}\(\*\)"),
         ],
@@ -565,7 +601,13 @@ BAD = {
 OPTIMIZER_FACTORIES = {
     "add_preconditioned_noise": noise,
     "add_langevin_noise": plain_noise,
-    **{o.id: partial(getattr(lgv, o.name), learning_rate=1e-3, sigma=1e-3, key=0, **o.kwargs) for o in OPTIMIZERS},
+    "adam": adam,
+    "lamb": partial(
+        lambda learning_rate, sigma, key, **kw: lgv.langevin(optax.lamb, sigma, key, **kw)(learning_rate),
+        learning_rate=1e-3,
+        sigma=1e-3,
+        key=0,
+    ),
 }
 INTEGRATOR_FACTORIES = {i.id: partial(getattr(lgv, i.name), **i.arguments()) for i in INTEGRATORS}
 
@@ -603,6 +645,41 @@ def test_every_integrator(make, call, bad, error, message):
 def test_bad_input(call, bad, error, message):
     with pytest.raises(error, match=message):
         call(bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "bad"),
+    [
+        *[
+            (partial(make, **{name: lambda count: jnp.ones(5)}), name)
+            for make in (sgd, noise, plain_noise)
+            for name in ("sigma", "learning_rate")
+        ],
+        *[
+            (partial(make, **{name: lambda count: jnp.ones((1,))}), name)
+            for make in (euler, baoab, adla)
+            for name in ("step_size", "temperature")
+        ],
+    ],
+)
+def test_a_schedule_of_arrays_raises_when_it_is_read(make, bad):
+    """It would give a leaf of shape () the shape (5,), and scale the columns of a matrix one by one."""
+    params = {"w": jnp.ones(())}
+    kwargs = {"preconditioner": {"w": 1.0}} if make.func is noise.func else {}
+    tx = make()
+    for step in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(ValueError, match=rf"{bad} {SCALAR} \(.*\. {SWEEP}"):
+            step(params, tx.init(params), params, **kwargs)
+
+
+@pytest.mark.parametrize("make", [sgd, plain_noise])
+def test_a_traced_array_for_sigma_raises(make):
+    params = {"w": jnp.ones((4, 5))}
+    with pytest.raises(ValueError, match=rf"sigma {SCALAR} \(5,\)"):
+        jax.jit(lambda sigma: (tx := make(sigma=sigma)).update(params, tx.init(params)))(jnp.ones(5))
+    # What the message says to write.
+    swept = jax.vmap(lambda sigma: (tx := make(sigma=sigma)).update(params, tx.init(params))[0])(jnp.arange(5.0))
+    assert swept["w"].shape == (5, 4, 5)
 
 
 # What may look like bad input, and is none.

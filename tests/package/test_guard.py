@@ -98,7 +98,7 @@ def draws():
 
 @pytest.mark.parametrize("law", guard.LAWS)
 def test_right_draws_pass(draws, law):
-    assert smallest(guard.independent_draws(draws[law], law)) > 0.01
+    assert smallest(guard.independent_draws(draws[law], law)) > THRESHOLD
 
 
 @pytest.mark.parametrize(("law", "wrong"), WRONG_DRAWS)

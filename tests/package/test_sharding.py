@@ -418,7 +418,7 @@ def test_layer_langevin_on_the_first_blocks_of_a_scanned_transformer(dtype, opti
     order = lgv.layer_order(model, jnp.zeros((1, 8), jnp.int32))
     in_a_block = sum(path.startswith("blocks/") for path in order)
     assert order[0] == "embed" and order[-1] == "head" and in_a_block == 8
-    first = lgv.layer_mask(1 + 2 * in_a_block, order, scanned={"blocks": 0})  # the embedding and two blocks
+    first = lgv.layer_mask(3, order, scanned={"blocks": 0})  # the embedding and two blocks
 
     def update(sigma, mask, mesh):
         """The first update of the parameters, for gradients of ones."""

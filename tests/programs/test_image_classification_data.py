@@ -163,9 +163,9 @@ def preset(name, tmp_path, *argv):
     return (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["cifar10-conv-dense", "cifar100-resnet"])
+@pytest.mark.parametrize("name", ["cifar10-conv-dense", pytest.param("cifar100-resnet", marks=pytest.mark.slow)])
 def test_cifar_presets_end_to_end(name, tmp_path):
-    """Two, and of depth 1, for the time that compiling takes; the slow test has all in full."""
+    """Of depth 1, for the time that compiling takes; the slow test has all in full."""
     table = preset(name, tmp_path, "--optimizers", "ll-rmsprop", "--depths", "1")
     assert "LL-RMSprop 30 %" in table and f"{name.split('-')[0]}, 12 training and 12 test images, augmented" in table
 

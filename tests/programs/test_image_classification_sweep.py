@@ -1,23 +1,45 @@
 """examples/image_classification killed, interrupted and taken up again: nothing is lost, repeated or changed."""
 
+import math
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import langevin_optax as lgv
+from examples import storage
 from examples.image_classification import __main__ as demo
-from examples.image_classification import data, flags
-from examples.image_classification.results import Results
-from examples.image_classification.sweep import Sweep
+from examples.image_classification import flags, results, train
+from examples.image_classification.results import Results, Run
+from examples.image_classification.sweep import Sweep, _stopped_after
+from tests.programs.images import DIGITS, SMALL, curves, lines, main, task
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("one_device")
-DIGITS = data.load("digits")
-SMALL = DIGITS._replace(train_x=DIGITS.train_x[:256], train_y=DIGITS.train_y[:256], test_x=DIGITS.test_x[:128])
-SMALL = SMALL._replace(test_y=DIGITS.test_y[:128])
+pytestmark = pytest.mark.usefixtures("one_device", "elsewhere", "compiled_once")
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """The trainings of this file, each compiled by its first epoch."""
+    return {}
+
+
+@pytest.fixture
+def compiled_once(prepared, monkeypatch):
+    prepare = train.prepare
+
+    def once(task, data):
+        return prepared[task] if task in prepared else prepared.setdefault(task, prepare(task, data))
+
+    monkeypatch.setattr(train, "prepare", once)
 
 
 class Epochs:
@@ -41,11 +63,11 @@ def sweep(folder, observer, tmp_path, at_once=2):
     )
 
 
-def lines(folder):
+def raw(folder):
     return sorted((folder / "runs.jsonl").read_text().splitlines())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     sweep(folder, Epochs(), folder)
@@ -61,12 +83,13 @@ def test_an_error_in_the_middle(fails_at, tmp_path, undisturbed):
         sweep(disturbed, first, tmp_path)
     assert first.trained[-1] == fails_at
     sweep(disturbed, second, tmp_path)
-    assert lines(disturbed) == lines(undisturbed) and len(lines(disturbed)) == 4
+    assert raw(disturbed) == raw(undisturbed) and len(raw(disturbed)) == 4
     # The epoch that failed had no checkpoint yet, so it is trained again; all before it are not.
     assert second.trained[0] == fails_at and len(first.trained) + len(second.trained) == 8 + 1
     assert not list((disturbed / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_killed(tmp_path):
     command = [
         sys.executable,
@@ -98,11 +121,11 @@ def test_killed(tmp_path):
         time.sleep(0.01)
     process.kill()  # SIGKILL
     process.communicate()
-    finished = lines(killed) if (killed / "runs.jsonl").exists() else []
+    finished = raw(killed) if (killed / "runs.jsonl").exists() else []
     assert len(finished) < 4
     stdout = finish(start(killed))
     finish(undisturbed)
-    assert lines(killed) == lines(whole) and set(finished) <= set(lines(whole)) and len(lines(whole)) == 4
+    assert raw(killed) == raw(whole) and set(finished) <= set(raw(whole)) and len(raw(whole)) == 4
     steps = int(stdout.split(" steps, of all")[0].rsplit("\n", 1)[-1])
     assert 0 < steps <= (4 - len(finished)) * 2 * 40 - 2 * 2 * 3  # what a checkpoint has is not trained again
     assert (killed / "summary.csv").read_text() == (whole / "summary.csv").read_text()
@@ -117,7 +140,7 @@ def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
     with pytest.raises(RuntimeError, match="disk"):
         Sweep(DIGITS, Full(store.path), tmp_path / "checkpoints", lambda task: 1, 0.0).run([task], range(1))
     demo.main(options)
-    assert len(lines(tmp_path)) == 1 and (tmp_path / "summary.csv").exists()
+    assert len(raw(tmp_path)) == 1 and (tmp_path / "summary.csv").exists()
 
     # A checkpoint that cannot be read is a message, and stays where it is.
     (tmp_path / "runs.jsonl").unlink()
@@ -130,6 +153,187 @@ def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
     assert broken.exists() and not (tmp_path / "runs.jsonl").exists()
 
 
+def interrupt():
+    """Ctrl-C, which the main thread gets."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+INTERRUPTED = "interrupted: ending with the epochs that are under way (Ctrl-C once more ends it at once)\n"
+
+
+def test_ctrl_c(tmp_path, monkeypatch, capfd):
+    """The epoch ends and is saved, what is finished stays, nothing is torn away; the same command goes on."""
+    common = ["--depths", "1", "--seeds", "2", "--epochs", "4", "--optimizers", "adam", "l-adam"]
+    epochs, run, epoch = [], Sweep.run, demo.Progress.epoch
+
+    def and_remember(sweep, *args):
+        epochs.append(sweep)
+        return run(sweep, *args)
+
+    def and_interrupt(progress, task, seeds, number, accuracy, loss):
+        epoch(progress, task, seeds, number, accuracy, loss)
+        epochs.append((task.optimizer, number))
+        if epochs[-1] == ("l-adam", 1) and not any(isinstance(e, str) for e in epochs):
+            epochs.append("interrupted")
+            interrupt()
+            assert epochs[0].stop.wait(timeout=240)
+
+    monkeypatch.setattr(Sweep, "run", and_remember)
+    monkeypatch.setattr(demo.Progress, "epoch", and_interrupt)
+    with pytest.raises(SystemExit) as stop:
+        demo.main([*common, "--output", str(tmp_path)])
+    assert stop.value.code == 130
+    said = capfd.readouterr()
+    assert "2 of 4 runs finished; the same command goes on from there.\n" in said.out
+    assert INTERRUPTED in said.err and "Traceback" not in said.err
+    assert [(line["task"]["optimizer"], line["seed"]) for line in lines(tmp_path / "runs.jsonl")] == [
+        ("adam", 0),
+        ("adam", 1),
+    ]
+    assert not (tmp_path / "results.md").exists() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    before = len(epochs)
+    demo.main([*common, "--output", str(tmp_path)])
+    assert epochs[before + 1 :] == [("l-adam", 2), ("l-adam", 3)] and (tmp_path / "results.md").exists()
+
+
+def test_ctrl_c_elsewhere(monkeypatch, capfd, tmp_path):
+    """While the data is read, say: one line as well."""
+
+    def load(name, folder):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(demo.data, "load", load)
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--output", str(tmp_path)])
+    assert stop.value.code == 130 and capfd.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_of_a_process(times, tmp_path):
+    """As it is for users; the second one ends it at once, and costs no more than a kill does."""
+    command = [sys.executable, "-m", "examples.image_classification", "--depths", "1", "--epochs", "100000"]
+    process = subprocess.Popen(
+        [*command, "--checkpoint-minutes", "0", "--output", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 600
+    while not any(path.name.isdecimal() for path in tmp_path.glob("checkpoints/*/*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 130, stderr[-3000:]
+    assert INTERRUPTED in stderr and not any(word in stderr for word in ("Traceback", "FATAL", "Exception"))
+    if times == 1:
+        assert "0 of 18 runs finished; the same command goes on from there.\n" in stdout
+
+
 class Full(Results):
     def append(self, task, runs):
         raise RuntimeError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("losses", "stopped"),
+    [
+        ([5, 4, 3, 2], None),
+        ([5, 4, 4, 4], 4),
+        ([5, 6, 4, 5, 6], 5),
+        ([5, 6, 7], 3),
+        ([math.nan, math.nan], 2),
+        ([5, math.inf, 4, 3, math.nan, math.nan, 1], 6),
+        ([], None),
+    ],
+)
+def test_when_to_stop_early(losses, stopped):
+    assert _stopped_after(task("--early-stopping", "2"), np.array(losses)) == stopped
+    assert _stopped_after(task(), np.array(losses)) is None
+
+
+def test_early_stopping(tmp_path):
+    common = ["--depths", "1", "--epochs", "9", "--optimizers", "sgd", "adam", "--learning-rate", "sgd=0"]
+    own = flags.tasks(flags.parse([*common, "--early-stopping", "3"]), SMALL)
+    swept(own, tmp_path)
+    (line, _, adam, _) = lines(tmp_path / "runs.jsonl")
+    # Without a step the loss of an epoch is that of its batches, which leave out other images each time.
+    assert 3 < len(line["loss"]) < 9 and len(adam["loss"]) == 9
+    np.testing.assert_allclose(adam["loss"], curves(replace(own[1], early_stopping=None))[1][:, 0], rtol=1e-5)
+
+
+def swept(tasks, folder, at_once=2):
+    Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 5.0).run(tasks, range(2))
+
+
+def test_seeds_one_at_a_time(tmp_path):
+    own = task("--optimizers", "l-adam")
+    swept([own], tmp_path, at_once=1)
+    one = lines(tmp_path / "runs.jsonl")
+    assert [line["seed"] for line in one] == [0, 1]
+    np.testing.assert_allclose([line["loss"] for line in one], curves(own)[1].T, rtol=1e-5)
+
+
+def test_the_file_of_results(tmp_path):
+    path, own, other = tmp_path / "runs.jsonl", task(), task("--epochs", "3")
+    runs = [Run(seed, np.array([0.1, 0.2]), np.array([2.0, np.nan]), 0.5) for seed in (0, 1)]
+    Results(path).append(own, runs)
+    Results(path).append(other, runs[:1])
+    whole = path.read_bytes()
+    assert len(whole.splitlines()) == 3 and b"NaN" not in whole
+    read = Results(path).runs(own)
+    assert list(read) == [0, 1]
+    np.testing.assert_array_equal(read[1].loss, runs[1].loss)
+    np.testing.assert_array_equal(read[1].accuracy, runs[1].accuracy)
+    assert list(Results(path).runs(other)) == [0] and not Results(path).runs(task("--epochs", "4"))
+
+    for cut in (2, 50, len(whole.splitlines()[-1])):  # what a kill in the middle of a write would leave
+        path.write_bytes(whole[:-cut])
+        torn = Results(path)
+        assert list(torn.runs(own)) == [0, 1] and not torn.runs(other)
+        torn.append(other, runs[:1])
+        assert path.read_bytes() == whole
+
+    path.write_bytes(whole[:-1])  # what an editor may do
+    assert list(Results(path).runs(other)) == [0] and path.read_bytes() == whole
+
+    path.write_bytes(whole.replace(b'"seed"', b'"sead"', 1))
+    with pytest.raises(results.ResultsError, match=r"line 1 of .*runs.jsonl is not the result of a run"):
+        Results(path)
+
+
+def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
+    store, own = Results(tmp_path / "runs.jsonl"), task()
+    store.append(own, [Run(0, np.zeros(2), np.ones(2), 0.0)])
+    assert store.runs(own)
+    monkeypatch.setattr(jax, "__version__", "0.0")
+    assert not store.runs(own)
+    monkeypatch.undo()
+    assert store.runs(own)
+    monkeypatch.setattr(results, "_code", lambda: "other")
+    assert not store.runs(own)
+
+
+@pytest.mark.parametrize("changed", ["__init__.py", "noise", "optimizers", "examples"])
+def test_the_code_is_all_of_the_package_and_what_trains(changed, tmp_path, monkeypatch):
+    package, example = tmp_path / "langevin_optax", tmp_path / "examples"
+    shutil.copytree(Path(lgv.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(results.__file__).parent, example, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(lgv, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(results, "__file__", str(example / "results.py"))
+    before = results._code.__wrapped__()
+    folder = {"examples": example}.get(changed, package / changed)
+    path = folder if folder.suffix else sorted(folder.rglob("*.py"))[-1]
+    path.write_text(path.read_text() + "\n# changed\n")
+    assert results._code.__wrapped__() != before
+
+
+def test_one_program_a_folder(tmp_path):
+    with storage.alone(tmp_path), pytest.raises(SystemExit, match="another program is writing to"):
+        main("--output", tmp_path)

@@ -1,0 +1,49 @@
+"""What the tests of examples/image_classification share: a few images, and what is trained on them."""
+
+import contextlib
+import functools
+import io
+import json
+
+import numpy as np
+
+from examples.image_classification import __main__ as demo
+from examples.image_classification import data, flags, train
+
+DIGITS = data.load("digits")
+SMALL = DIGITS._replace(
+    name="small",
+    train_x=DIGITS.train_x[:256],
+    train_y=DIGITS.train_y[:256],
+    test_x=DIGITS.test_x[:128],
+    test_y=DIGITS.test_y[:128],
+)
+
+
+def task(*argv, of=SMALL):
+    """The first task of these flags."""
+    few = ["--depths", "2", "--epochs", "2", "--plain-eps", "1e-6"]  # the eps of lgv.adam
+    return flags.tasks(flags.parse([*few, *argv]), of)[0]
+
+
+@functools.cache
+def curves(task, seeds=(0, 1)):
+    """Accuracy and loss, (epochs, seeds)."""
+    training = train.prepare(task, SMALL)
+    runs, epochs = training.start(seeds), []
+    for number in range(task.epochs):
+        runs, curve = training.epoch(runs, np.int32(number), training.images)
+        epochs.append(curve)
+    return [np.array(curve) for curve in zip(*epochs, strict=True)]
+
+
+def main(*argv):
+    """Both outputs."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        demo.main([str(argument) for argument in argv])
+    return stdout.getvalue(), stderr.getvalue()
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
