@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
 
-.PHONY: demo test oldest guard clean
+.PHONY: demo test test-all oldest guard mutations clean
 
 demo: $(VENV)/examples
 	$(BIN)/python -m examples.image_classification
@@ -14,6 +14,18 @@ test: $(VENV)/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 -m "not slow"
+
+# Everything: also every wrapper around every optimiser, long statistical runs, notebooks, processes that are killed.
+test-all: $(VENV)/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+	$(BIN)/python -m tests.guard
+
+# Breaks the package in many places, one by one, each of which the tests must find.
+mutations: $(VENV)/test
+	$(BIN)/python -m tests.mutations
 
 # The fast tests on the oldest JAX, Optax and Flax that pyproject.toml admits. `make test` in a new .venv has the newest
 # that run on $(PYTHON): JAX after 0.10 wants Python 3.12.

@@ -22,8 +22,9 @@ def stopping(message: str) -> Iterator[threading.Event]:
     def handle(number: int, frame: Any) -> None:
         if stop.is_set():
             os._exit(STATUS)
-        stop.set()
-        _say(f"interrupted: {message} (Ctrl-C once more ends it at once)")
+        else:
+            stop.set()
+            _say(f"interrupted: {message} (Ctrl-C once more ends it at once)")
 
     with _handler(handle):
         yield stop

@@ -126,7 +126,7 @@ def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, 
             frameon=False,
             bbox_to_anchor=(0.5, 1 - 0.32 / height),
         )
-        above += 0.25 * -(-len(names) // legend_columns)
+        above += 0.1 + 0.27 * -(-len(names) // legend_columns)
     figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
     below = (0.1 + 0.17 * len(note.splitlines())) / height
     figure.tight_layout(rect=(0, below, 1, 1 - above / height))

@@ -32,6 +32,9 @@ def optimisers() -> list[Transformation]:
         assert_type(lgv.rmsprop(1e-3, 1e-3, 0, momentum=None, centered=True), Transformation),
         assert_type(lgv.adagrad(1e-3, 1e-3, 0), Transformation),
         assert_type(lgv.adadelta(None, 1e-3, 0), Transformation),
+        assert_type(lgv.adadelta(sigma=1e-3, key=0), Transformation),
+        assert_type(lgv.langevin(optax.adamw, 1e-3, 0, mask=first_layers)(1e-3, weight_decay=1e-4), Transformation),
+        assert_type(lgv.langevin(optax.lamb, sigma, key, preconditioner=None)(gamma), Transformation),
     ]
 
 

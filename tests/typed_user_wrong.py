@@ -21,6 +21,10 @@ def optimisers() -> None:
     lgv.adam(1e-3, 1e-3, 0, weight_decay=1e-4)  # error: call-arg
     lgv.adamw(1e-3, 1e-3, 0, b1="0.9")  # error: arg-type
     lgv.adams(1e-3, 1e-3, 0)  # error: attr-defined
+    lgv.langevin(optax.adamw, 1e-3, 0)(1e-3, beta1=0.9)  # error: call-arg
+    lgv.langevin(optax.adamw, 1e-3, 0)("1e-3")  # error: arg-type
+    lgv.langevin(optax.adam(1e-3), 1e-3, 0)  # error: arg-type
+    lgv.langevin(optax.adam, 1e-3)  # error: call-arg
 
 
 def chains() -> None:

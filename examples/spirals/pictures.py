@@ -72,7 +72,7 @@ def _decision_regions(study: Study, results: Sequence[Result], output: Path) -> 
 
 
 def _regions_in_time(study: Study, results: Sequence[Result], output: Path) -> Path:
-    figure, axes = plt.subplots(1, len(results), figsize=(3.6 * len(results) + 0.4, 4.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(results), figsize=(3.6 * len(results) + 0.4, 5.2), squeeze=False)
     for axis, r in zip(axes[0], results, strict=True):
         _regions(axis, r)
         axis.set_title(f"{r.steps[-1]} steps: {short(r.final[0, 0])}")

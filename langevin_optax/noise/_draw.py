@@ -72,7 +72,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       >>> bool((noise["bias"] == lgv.noise_like(0, 7, {"bias": params["bias"]})["bias"]).all())
       True
       >>> lgv.noise_like(0, 7, params, sampler="rademacher")["bias"].tolist()
-      [-1.0, 1.0, 1.0]
+      [1.0, -1.0, -1.0]
 
     References:
       Salmon et al., `Parallel random numbers: as easy as 1, 2, 3 <https://doi.org/10.1145/2063384.2063405>`_, 2011

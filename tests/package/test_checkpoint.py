@@ -26,6 +26,7 @@ for name, impl in RESUMED:
 """
 
 
+@pytest.mark.slow
 def test_resumed_in_a_new_process(tmp_path):
     txs = {name: resumed(name, impl) for name, impl in RESUMED}
     five = {name: jax.jit(lambda params, state, tx=tx: run(tx, params, 5, state)) for name, tx in txs.items()}
@@ -118,7 +119,9 @@ def test_the_two_halves_are_the_whole():
     assert bits(run(tx, params, 5, state)) == bits(run(tx, params_like(), 10))
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "adagrad"])
+@pytest.mark.parametrize(
+    "name", ["adam", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw", "rmsprop", "adagrad"))]
+)
 def test_a_stock_checkpoint_goes_on_as_langevin(tmp_path, name):
     """State of stock Optax with its count: the noise goes on at that count, and the schedules with it."""
     gamma, sigma = optax.linear_schedule(1e-2, 0.0, 20), optax.linear_schedule(0.1, 0.0, 20)

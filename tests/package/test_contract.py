@@ -71,7 +71,7 @@ def count(state):
     return number
 
 
-@every_row
+@wrapped_row
 def test_jit_extra_args_and_no_second_compilation(row):
     params, tx = params_like(row=row), row.langevin()
     traces = []
@@ -219,34 +219,45 @@ def test_conditionally_transform(row):
     chex.assert_trees_all_close(updates, one_step(row.langevin(), params)[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("row", "dtype"),
-    [
-        *[(row, "bfloat16") for row in OPTIMIZERS + ALIASES + INTEGRATORS],
-        *[  # the other types of most rows are compiled in the slow tests only
-            pytest.param(row, dtype, marks=() if row.id in ("sgd", "adam", "rmsprop", "adlala") else pytest.mark.slow)
-            for row in OPTIMIZERS + INTEGRATORS
-            for dtype in ("float16", "float32", "float64")
-        ],
-    ],
-    ids=lambda value: getattr(value, "id", value),
-)
-def test_dtypes_are_kept_and_stable_under_cond(row, dtype):
+@every_row
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_shapes_and_dtypes_are_kept(row, dtype):
+    """Of parameters, updates and states, as `jax.lax.cond` asks it; nothing is computed."""
+    with jax.enable_x64(dtype == "float64"):
+        params, tx = params_like(jnp.dtype(dtype), row), row.langevin()
+        state = tx.init(params)
+        updates, after = jax.eval_shape(lambda g, s, p: tx.update(g, s, p, **EXTRA), params, state, params)
+        stock, _ = jax.eval_shape(lambda g, s, p: row.quiet().update(g, s, p, **EXTRA), params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, stock)
+        kept = jax.eval_shape(optax.apply_updates, params, updates)
+        chex.assert_trees_all_equal_shapes_and_dtypes(kept, params)
+
+
+@every_row
+def test_ranks_are_never_promoted(row):
+    """But those of scalars."""
+    params, tx = params_like(row=row), row.langevin()
+    with jax.numpy_rank_promotion("raise"):
+        jax.eval_shape(lambda g, s, p: tx.update(g, s, p, **EXTRA), params, tx.init(params), params)
+
+
+@wrapped_row
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.slow)])
+def test_steps_under_cond_in_other_dtypes(row, dtype):
     with jax.enable_x64(dtype == "float64"):
         params = params_like(jnp.dtype(dtype), row)
         gradients = jax.tree.map(lambda p: 0.1 * p, params)
         tx = row.langevin()
-        state = tx.init(params)
 
         def step(params, state):
             updates, state = tx.update(gradients, state, params, **EXTRA)
             return optax.apply_updates(params, updates), state
 
         maybe = lambda carry, go: (jax.lax.cond(go, step, lambda p, s: (p, s), *carry), None)
-        carry, _ = jax.lax.scan(maybe, (params, state), jnp.array([True, False, True]))
-        chex.assert_trees_all_equal_shapes_and_dtypes(carry, (params, state))
-        assert all(np.all(np.isfinite(np.asarray(p, np.float32))) for p in jax.tree.leaves(carry[0]))
-        params, state = carry  # the first step of some has no noise
+        (params, state), _ = jax.lax.scan(maybe, (params, tx.init(params)), jnp.array([True, False, True]))
+        assert all(np.all(np.isfinite(np.asarray(p, np.float32))) for p in jax.tree.leaves(params))
+        # The first step of some has no noise.
         quiet = optax.apply_updates(params, row.quiet().update(gradients, state, params, **EXTRA)[0])
         assert bits(quiet) != bits(step(params, state)[0])
 
@@ -378,7 +389,7 @@ def test_none_scalar_and_missing_leaves(row):
             assert row not in INTEGRATORS
             continue
         updates, _ = one_step(tx, params, params)
-        chex.assert_trees_all_equal_shapes(updates, expected)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, expected)
         for u, e in zip(jax.tree.leaves(updates), jax.tree.leaves(expected), strict=True):
             assert np.array_equal(np.isfinite(u), np.isfinite(e))
         taken += 1

@@ -131,6 +131,7 @@ def test_automatic_sharding(name, alone):
     assert_same_run(run, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME)
 def test_explicit_sharding(name, alone):
     """Shardings are types: the state has the right ones by itself, within jit too."""
@@ -412,7 +413,9 @@ def test_nnx():
 # A transformer whose layers are scanned.
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)], ids=["float32", "bfloat16"]
+)
 def test_layer_langevin_on_the_first_blocks_of_a_scanned_transformer(dtype, optimized):
     model = Transformer(Sizes(layers=4, width=32, heads=4), dtype)
     order = lgv.layer_order(model, jnp.zeros((1, 8), jnp.int32))

@@ -9,7 +9,9 @@ def figures(monkeypatch):
 
     def and_keep(figure, *args, **kwargs):
         saved.append(figure)
-        return save(figure, *args, **kwargs)
+        result = save(figure, *args, **kwargs)
+        figure.draw_without_rendering()  # places at the figure's own resolution, not that of the file
+        return result
 
     monkeypatch.setattr(Figure, "savefig", and_keep)
     return saved
