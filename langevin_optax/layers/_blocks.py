@@ -14,7 +14,7 @@ WHOLE_LEAVES = (
 
 
 class Layer(NamedTuple):
-    """A layer: the path of the leaves that hold it, and its place on their stacking axis, if it has one."""
+    """A layer: the path of its leaves and, for stacked layers, its index on the stacking axis."""
 
     path: str
     step: int | None = None

@@ -70,8 +70,11 @@ def langevin(
     average the gradients drifts k times as far, and needs :math:`\sigma = \sqrt{2 k \tau}`: k = 1/(1 − β) for ``sgd``,
     ``rmsprop``, ``lars`` and ``novograd`` with momentum β, k = 1 + α for ``ademamix`` (once its slow average is full),
     k = 1/(1 − β₁) + α for ``simplified_ademamix``, k = α for both ``optimistic`` ones of version 2 and of gradient
-    descent, 1 for the others. What the alias clips after P (``adopt``, ``sophia``) bounds the drift, not the noise: for
-    that there is ``max_noise``.
+    descent, 1 for the others.
+
+    Hazard. A coordinate whose gradient has always been 0 has the largest P, 1/ε for Adam, and with Optax's ε that is
+    much (:math:`10^{15}` for ``adafactor``, :math:`10^8` for ``sophia`` wherever :math:`h \le 0`). What an alias clips
+    after P (``adopt``, ``sophia``) bounds the drift, not the noise. Pass ``max_noise``, or a larger eps.
 
     Args:
       alias: a function of ``optax`` or ``optax.contrib``, of the table above, or with ``preconditioner`` any function
