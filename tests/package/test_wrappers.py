@@ -30,7 +30,9 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    "name", ["adam", "baoab", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "lamb"))]
+)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_it_runs_within_wrappers(name, wrapper):
     """Compiled and with finite parameters, and the noise moves them."""

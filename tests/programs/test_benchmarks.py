@@ -91,6 +91,7 @@ def test_a_folder_keeps_its_tables(tmp_path, quick, monkeypatch):
     assert files(tmp_path) == before
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("at", ["large", "highway"])
 def test_ctrl_c_writes_what_is_finished(at, tmp_path, quick, monkeypatch, capfd):
     def interrupted(sizes):

@@ -81,12 +81,11 @@ def test_a_folder_may_show_more_and_nothing_less(tmp_path):
 
 
 @pytest.fixture
-def left(monkeypatch):
+def left(interruptible, monkeypatch):
     """The statuses with which the program would have ended at once."""
     statuses = []
     monkeypatch.setattr(os, "_exit", statuses.append)
-    yield statuses
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return statuses
 
 
 def press():
@@ -118,13 +117,11 @@ def test_ctrl_c_in_one_line(left, capfd):
 
 def test_ctrl_c_that_is_ignored_stays_so(left, capfd):
     """A job in the background of a script: the terminal's Ctrl-C is not for it."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with interrupts.stopping("saving") as stop:
-            press()
-        assert not stop.is_set() and not capfd.readouterr().err
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts.stopping("saving") as stop:
+        press()
+    assert not stop.is_set() and not capfd.readouterr().err and not left
+    assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.SIG_IGN
 
 
 def test_in_another_thread_there_are_no_signals():
