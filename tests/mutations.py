@@ -205,7 +205,7 @@ MUTATIONS = [
         "_trees.py",
         "return np.promote_types(dtype, np.float32)",
         "return np.dtype(dtype)",
-        LANGEVIN,
+        NOISE,
     ),
     # masks and layers
     Mutation(
