@@ -169,7 +169,7 @@ def masks(draw, params):
 
 
 @given(trees(any_leaves), st.sets(st.integers(0, 4)), keys, keys, samplers)
-@examples(15)
+@examples(10)
 def test_taking_leaves_away_changes_no_other_noise(tree, left_out, key, step, sampler):
     tree = arrays(tree)
     whole = jax.tree.leaves(lgv.noise_like(key, step, tree, sampler))
@@ -185,7 +185,7 @@ def test_taking_leaves_away_changes_no_other_noise(tree, left_out, key, step, sa
 
 
 @given(trees(leaves), keys)
-@examples(15)
+@examples(10)
 def test_no_two_leaves_share_their_noise(tree, key):
     noise = [xi for xi in jax.tree.leaves(lgv.noise_like(key, 0, arrays(tree))) if xi.size]
     entries = np.concatenate([np.ravel(xi) for xi in noise]) if noise else np.zeros(0)
@@ -195,7 +195,7 @@ def test_no_two_leaves_share_their_noise(tree, key):
 @given(
     trees(any_leaves), st.data(), rates, sigmas, keys, samplers, st.booleans(), st.none() | st.sampled_from([0.0, 0.01])
 )
-@examples(12)
+@examples(8)
 def test_the_noise_is_its_formula(tree, data, gamma, sigma, key, sampler, scaled, most):
     """σ√(γP)ξ, in units of the parameters, for any P ≥ 0, where the mask is."""
     updates = arrays(tree)
@@ -228,7 +228,7 @@ def test_the_noise_is_its_formula(tree, data, gamma, sigma, key, sampler, scaled
 
 
 @given(optimizers, trees(any_leaves), st.data(), rates, sigmas, keys)
-@examples(10)
+@examples(6)
 def test_optimisers_are_those_of_optax_and_noise(optimizer, tree, data, gamma, sigma, key):
     """To the bit where there is no noise; where there is, it is one and the same σ√(γP) ≥ 0 times each ξ."""
     params, gradients = arrays(tree, 1), arrays(tree, data.draw(seeds))
@@ -261,7 +261,7 @@ def test_optimisers_are_those_of_optax_and_noise(optimizer, tree, data, gamma, s
 
 
 @given(optimizers, trees(any_leaves), st.sets(st.integers(0, 4)), keys, st.sampled_from(["absent", "masked", "apart"]))
-@examples(10)
+@examples(6)
 def test_a_leaf_does_not_know_of_the_others(optimizer, tree, left_out, key, how):
     """Whether they are absent, masked by `optax.masked`, or in a part of their own."""
     params, gradients = arrays(tree, 1), arrays(tree, 2)
@@ -284,7 +284,7 @@ def test_a_leaf_does_not_know_of_the_others(optimizer, tree, left_out, key, how)
 
 
 @given(of_one_part, trees(real_leaves), values(1e-3, 0.1), values(0.3, 0.5), st.lists(keys, min_size=2, max_size=2))
-@examples(10)
+@examples(6)
 def test_integrators(integrator, tree, h, tau, two_keys):
     """They keep shapes and dtypes, and without a temperature their key makes no difference."""
     params, gradients = arrays(tree, 1), arrays(tree, 2)
@@ -317,7 +317,7 @@ def test_euler_is_sgld(tree, h, tau, key):
 
 
 @given(optimizers | of_one_part, trees(real_leaves), keys, st.integers(0, 2))
-@examples(10)
+@examples(6)
 def test_a_state_of_numpy_arrays_goes_on_to_the_bit(row, tree, key, steps):
     params, gradients = arrays(tree, 1), arrays(tree, 2)
     tx = row.langevin(0.1, 0.3, key)
@@ -358,7 +358,7 @@ COMPOSITIONS = {
     st.lists(st.sampled_from([*COMPOSITIONS]), max_size=3),
     st.sampled_from(["jit", "scan"]),
 )
-@examples(5)
+@examples(4)
 def test_compositions(row, gamma, size, key, names, mode):
     """Wrapped any number of times, step by step or in a scan, it is the same optimiser with the same noise."""
     plain = tx = row.langevin(gamma, size, key)

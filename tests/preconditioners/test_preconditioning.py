@@ -295,7 +295,11 @@ def total(tree):
 
 @pytest.mark.parametrize(
     "tx",
-    [noisy(ON_UPDATE), noisy(lgv.scale_by_adam()), noisy(lgv.scale_by_rms(), lgv.trace(0.9))],
+    [
+        noisy(ON_UPDATE),
+        pytest.param(noisy(lgv.scale_by_adam()), marks=pytest.mark.slow),
+        noisy(lgv.scale_by_rms(), lgv.trace(0.9)),
+    ],
     ids=["own", "adam", "handed on"],
 )
 def test_nothing_is_left_behind(tx):
