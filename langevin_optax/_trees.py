@@ -1,5 +1,6 @@
 """Trees of parameters: the names along a path, and the dtype and the shape that a leaf may have."""
 
+import sys
 from typing import Any
 
 import jax
@@ -8,13 +9,13 @@ import numpy as np
 import optax
 
 
-def path_names(path: Any) -> tuple[str, ...]:
-    """The names along a leaf's path, whatever the containers: ``Dense_0``, ``kernel``.
+def path_names(path: Any, tree: Any) -> tuple[str, ...]:
+    """The names along a leaf's path in ``tree``, whatever the containers: ``Dense_0``, ``kernel``.
 
     A key that is a tuple or holds slashes, as those of a flat dict do, is several names; the ``.value`` that NNX
     variables and Linen's partitioned parameters add is none.
     """
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+    if path and path[-1] == jax.tree_util.GetAttrKey("value") and _is_box(_node_at(path[:-1], tree)):
         path = path[:-1]
     return tuple(name for entry in path for name in _names_of(entry).split("/"))
 
@@ -22,6 +23,24 @@ def path_names(path: Any) -> tuple[str, ...]:
 def _names_of(entry: Any) -> str:
     key = getattr(entry, "key", None)
     return "/".join(map(str, key)) if isinstance(key, tuple) else jax.tree_util.keystr((entry,), simple=True)
+
+
+def _node_at(path: Any, tree: Any) -> Any:
+    """The node at a path, or None where an entry does not say how to get there."""
+    for entry in path:
+        if isinstance(entry, jax.tree_util.GetAttrKey):
+            tree = getattr(tree, entry.name, None)
+        elif isinstance(entry, (jax.tree_util.DictKey, jax.tree_util.SequenceKey)):
+            tree = tree[entry.key if isinstance(entry, jax.tree_util.DictKey) else entry.idx]
+        else:
+            return None
+    return tree
+
+
+def _is_box(node: Any) -> bool:
+    """A variable of NNX or a box of Linen, which can only come from a Flax that is imported."""
+    nnx, meta = sys.modules.get("flax.nnx"), sys.modules.get("flax.core.meta")
+    return bool(nnx and isinstance(node, nnx.Variable)) or bool(meta and isinstance(node, meta.AxisMetadata))
 
 
 def leaf_name(path: Any) -> str:

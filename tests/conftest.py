@@ -8,7 +8,7 @@ import pytest
 # The suite compiles many small programs and runs each of them once or twice. Processes that tests start do the same.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
-# What was compiled once, by any process, is read from the virtual environment, and not kept in memory for ever.
+# What pytest compiled once is read from the virtual environment, and not kept in memory for ever.
 jax.config.update("jax_compilation_cache_dir", str(Path(sys.prefix) / "jax-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

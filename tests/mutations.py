@@ -3,7 +3,8 @@
     python -m tests.mutations            # all; or: python -m tests.mutations root-of-p no-new-key
 
 Each mutation is one replacement in one file of a copy of the tree, and is killed if a test of the files named beside it
-fails. Prints a line per mutation, and exits with 1 if one survives or no longer applies.
+fails. These files must pass in a copy that is not mutated. Prints a line per mutation, and exits with 1 if one survives
+or no longer applies.
 """
 
 import shutil
@@ -32,11 +33,11 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     # roots and scales
-    Mutation("root-of-p", "optimizers/_noise.py", "scale * jnp.sqrt(jnp.asarray(p, dtype))", "scale * p", LANGEVIN),
-    Mutation("root-of-gamma", "optimizers/_noise.py", "root = jnp.sqrt(gamma) if", "root = gamma if", ENGINE),
-    Mutation("root-before-gamma", "optimizers/_noise.py", "jax.lax.rsqrt(safe))", "1 / safe)", LANGEVIN),
-    Mutation("bound-in-other-units", "optimizers/_noise.py", "(1 if after_learning_rate else safe)", "1", FAULTS),
-    Mutation("no-bound", "optimizers/_noise.py", "jnp.minimum(size, jnp.asarray(limit, dtype))", "size", FAULTS),
+    Mutation("root-of-p", "optimizers/_term.py", "scale * jnp.sqrt(jnp.asarray(p, dtype))", "scale * p", LANGEVIN),
+    Mutation("root-of-gamma", "optimizers/_term.py", "root = jnp.sqrt(gamma) if", "root = gamma if", ENGINE),
+    Mutation("root-before-gamma", "optimizers/_term.py", "jax.lax.rsqrt(safe))", "1 / safe)", LANGEVIN),
+    Mutation("bound-in-other-units", "optimizers/_term.py", "(1 if after_learning_rate else safe)", "1", FAULTS),
+    Mutation("no-bound", "optimizers/_term.py", "jnp.minimum(size, jnp.asarray(limit, dtype))", "size", FAULTS),
     Mutation(
         "variance-of-normals", "noise/_samplers.py", "np.float32(-2) * jnp.log", "np.float32(-1.9) * jnp.log", NOISE
     ),
@@ -67,7 +68,9 @@ MUTATIONS = [
         "_threefry.fold_in(key, low)",
         KEYS,
     ),
-    Mutation("no-new-key", "noise/_keys.py", "jnp.where(following == count, _moved(key), key)", "key", KEYS),
+    Mutation(
+        "no-new-key", "noise/_keys.py", "jnp.where(following == count, _moved(key), key) if moves else key", "key", KEYS
+    ),
     Mutation(
         "key-of-a-chain",
         "noise/_keys.py",
@@ -210,14 +213,14 @@ MUTATIONS = [
     # masks and layers
     Mutation(
         "mask-sees-the-updates",
-        "optimizers/_noise.py",
+        "optimizers/_term.py",
         "_where.resolve(mask, updates, params)",
         "_where.resolve(mask, updates)",
         LANGEVIN,
     ),
     Mutation(
         "array-masks-ignored",
-        "optimizers/_noise.py",
+        "optimizers/_term.py",
         "noisy if w is True else jnp.where(w, noisy, u)",
         "noisy",
         LANGEVIN,
@@ -303,11 +306,12 @@ def outcome(mutation: Mutation, folder: Path) -> str:
     tree = folder / mutation.name
     kept = shutil.ignore_patterns("__pycache__", ".*", "results", "docs")
     shutil.copytree(ROOT, tree, ignore=kept)
-    file = tree / "langevin_optax" / mutation.file
-    text = file.read_text()
-    if mutation.old not in text:
-        return "does not apply"
-    file.write_text(text.replace(mutation.old, mutation.new))
+    if mutation.file:
+        file = tree / "langevin_optax" / mutation.file
+        text = file.read_text()
+        if mutation.old not in text:
+            return "does not apply"
+        file.write_text(text.replace(mutation.old, mutation.new))
     tests = [f"tests/{test}" for test in mutation.tests.split()]
     options = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
@@ -321,8 +325,14 @@ def outcome(mutation: Mutation, folder: Path) -> str:
 
 def main(names: list[str]) -> int:
     chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
+    tests = sorted({mutation.tests for mutation in chosen})
+    controls = [Mutation(f"none ({i})", "", "", "", files) for i, files in enumerate(tests)]
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        for control, result in zip(controls, pool.map(lambda c: outcome(c, Path(folder)), controls), strict=True):
+            if result != "survives":
+                print(f"{control.tests} does not pass without a mutation: {result}")
+                return 1
         outcomes = pool.map(lambda mutation: outcome(mutation, Path(folder)), chosen)
         killed = 0
         for mutation, result in zip(chosen, outcomes, strict=True):

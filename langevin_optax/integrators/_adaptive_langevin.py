@@ -73,7 +73,7 @@ def adaptive_langevin(
       temperature: :math:`\tau \ge 0`, likewise. The noise is that of ``sigma``: for none, set that to 0.
       sigma: :math:`\sigma \ge 0`, the noise that is added, likewise. A static 0 draws nothing (Nosé–Hoover dynamics).
       coupling: :math:`\varepsilon \ge 0`, the speed of the thermostat, likewise.
-      key: an ``int`` or a ``jax.random.key``.
+      key: as in :func:`adam`.
       initial_thermostat: :math:`\xi` at the start, any finite number.
 
     Returns:

@@ -61,7 +61,7 @@ def baoab(
         for half of the step before and half of the step after.) Negative values of a schedule count as 0.
       temperature: :math:`\tau \ge 0`, likewise. A static 0 draws nothing.
       friction: :math:`\gamma \ge 0`, likewise.
-      key: an ``int`` or a ``jax.random.key``.
+      key: as in :func:`adam`.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``, whose state is a :class:`BaoabState`. Updates are θ' − θ, with the

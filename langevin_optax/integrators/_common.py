@@ -48,9 +48,7 @@ def draw(key: jax.Array, number: jax.Array, p: Any, *sizes: Any) -> Any:
 
 def advance(state: Any, *sizes: Any) -> tuple[jax.Array, jax.Array]:
     """The count and the key of the next step, for a noise whose size has these factors."""
-    if any(map(_checks.is_known_zero, sizes)):
-        return _keys.next_count(state.count), state.key
-    return _keys.advance(state.count, state.key)
+    return _keys.advance(state.count, state.key, moves=not any(map(_checks.is_static_zero, sizes)))
 
 
 def read(count: jax.Array, **values: Any) -> list[jax.Array]:

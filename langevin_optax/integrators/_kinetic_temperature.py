@@ -52,7 +52,7 @@ def kinetic_temperature(state: Any) -> Any:
 
 def _integrators_in(state: Any) -> list[Any]:
     """The states that declare a `kinetic_temperature`, and the partitions that hold any."""
-    found = [node for node in jax.tree.leaves(state, is_leaf=_is_one) if _is_one(node)]
+    found = [node for node in jax.tree.leaves(state, is_leaf=_declares_it) if _declares_it(node)]
     return [
         node
         for node in found
@@ -60,5 +60,5 @@ def _integrators_in(state: Any) -> list[Any]:
     ]
 
 
-def _is_one(node: Any) -> bool:
+def _declares_it(node: Any) -> bool:
     return hasattr(type(node), "kinetic_temperature") or isinstance(node, optax.transforms.PartitionState)

@@ -35,7 +35,7 @@ def adlala(
 
     Args:
       step_size: h > 0 of both parts, a scalar or an Optax schedule.
-      key: an ``int`` or a ``jax.random.key``, of both parts.
+      key: as in :func:`adam`, of both parts.
       temperature: :math:`\tau \ge 0` of the first part, likewise.
       sigma: :math:`\sigma \ge 0`, the noise of the first part, likewise.
       coupling: :math:`\varepsilon \ge 0`, the speed of its thermostat, likewise.
@@ -92,7 +92,7 @@ def lol(
     Args:
       step_size: h > 0 of both parts, a scalar or an Optax schedule. (The time of the two dynamics differs: the rest
         moves by h g, the first layers by h² g in a step.)
-      key: an ``int`` or a ``jax.random.key``, of both parts.
+      key: as in :func:`adam`, of both parts.
       temperature: :math:`\tau \ge 0` of the first part, likewise.
       friction: :math:`\gamma \ge 0` of the first part, likewise.
       rest_temperature: :math:`\tau_2` of the rest; by default that of the first part.
@@ -144,7 +144,7 @@ def lala(
 
     Args:
       step_size: h > 0 of both parts, a scalar or an Optax schedule.
-      key: an ``int`` or a ``jax.random.key``, of both parts.
+      key: as in :func:`adam`, of both parts.
       temperature: :math:`\tau_1 \ge 0` of the first part, likewise.
       friction: :math:`\gamma_1 \ge 0` of the first part, likewise.
       rest_temperature: :math:`\tau_2` of the rest; by default that of the first part.

@@ -34,7 +34,7 @@ def overdamped_langevin(
       step_size: h > 0, a scalar or an Optax schedule, read at the count before the step. Negative values of a schedule
         count as 0.
       temperature: :math:`\tau \ge 0`, likewise. A static 0 draws nothing and is gradient descent.
-      key: an ``int`` or a ``jax.random.key``.
+      key: as in :func:`adam`.
       scheme: ``"euler"``, which is ``sgd(step_size, sqrt(2 * temperature), key)``, or ``"leimkuhler_matthews"``.
 
     Returns:

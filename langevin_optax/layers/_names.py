@@ -40,9 +40,13 @@ def read(params: Any, order: Sequence[str] | None) -> Tree:
                 f"the leaf {leaf_name(path)} is a function, {node!r}. Leave what is no array out of the parameters: "
                 "for Equinox, equinox.filter(model, equinox.is_inexact_array)."
             )
-    paths = [path_names(path) for path, node in nodes if not is_hidden(node)]
+    paths = [path_names(path, params) for path, node in nodes if not is_hidden(node)]
     hidden = [
-        Hidden(path_names(path), isinstance(node, optax.MaskedNode), isinstance(path[-1], jax.tree_util.SequenceKey))
+        Hidden(
+            path_names(path, params),
+            isinstance(node, optax.MaskedNode),
+            isinstance(path[-1], jax.tree_util.SequenceKey),
+        )
         for path, node in nodes
         if is_hidden(node)
     ]

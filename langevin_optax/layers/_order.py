@@ -181,7 +181,9 @@ def _eval_shape(f: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 def _shapes(params: Any) -> dict[Path, Shape]:
-    return {path_names(path): jax.numpy.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return {
+        path_names(path, params): jax.numpy.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
 
 
 def _innermost(path: Path, modules: Iterable[Path]) -> Path:

@@ -48,7 +48,7 @@ class View(NamedTuple):
 def look(path: Path, below: Path, params: Any, lifts: tuple[str, ...] | None = None) -> View:
     """What a call sees of ``params``, which lie ``below`` a path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    shapes = {(*below, *path_names(p)): jax.numpy.shape(leaf) for p, leaf in leaves}
+    shapes = {(*below, *path_names(p, params)): jax.numpy.shape(leaf) for p, leaf in leaves}
     if lifts is not None:
         return View(path, shapes, lifts, get_opaque_trace_state(convention="langevin_optax"))
     # JAX exports no name for the tracers of vmap.

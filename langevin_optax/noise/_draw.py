@@ -82,7 +82,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     draw = _samplers.as_sampler(sampler)
     key = _keys.as_key(key)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    names = ["/".join(_trees.path_names(path)) for path, _ in leaves]
+    names = ["/".join(_trees.path_names(path, tree)) for path, _ in leaves]
     if len(set(names)) < len(leaves):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"leaves with one path would get the same noise: {twice} stand there twice.")
@@ -91,7 +91,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
         axes = tuple(axis for axis in manual_axes(leaf) if axis not in manual_axes(key))
         groups[jnp.shape(leaf), _trees.noise_dtype(path, leaf), axes].append(i)
 
-    keys = _keys.leaf_keys(key, step, [path for path, _ in leaves])
+    keys = _keys.leaf_keys(key, step, names)
     noise: list[Any] = [None] * len(leaves)
     for (shape, dtype, axes), members in groups.items():
         draw_leaves = _draw_leaves_of_name if draw in _NAMED else _draw_leaves

@@ -52,7 +52,7 @@ def fold_in(state: State, data: jax.typing.ArrayLike) -> State:
         if has_noise(node):
             found += 1
             # A key within the variable that nnx.Optimizer has around it is a tree too.
-            return node._replace(key=jax.tree.map(lambda key: jax.random.fold_in(key, data), node.key))
+            return node._replace(key=jax.tree.map(lambda key: jax.random.fold_in(key, data), node.noise_key))
         if _is_flattened(node):
             found += 1
             rest = {name: value for name, value in node.items() if name != "key"}

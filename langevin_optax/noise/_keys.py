@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from langevin_optax import _trees
 from langevin_optax.noise import _threefry
 
 _WORD = 2**32 - 1
@@ -42,7 +41,7 @@ def as_key(key: Any) -> jax.Array:
         return key
     if isinstance(key, (jax.Array, np.ndarray)) and key.shape == () and jnp.issubdtype(key.dtype, jnp.integer):
         # inject_hyperparams turns an int key into such an array.
-        return jax.random.key(key) if isinstance(key, jax.Array) else _key_of_seed(int(key))
+        return _key_of_array(key) if isinstance(key, jax.Array) else _key_of_seed(int(key))
     if isinstance(key, (jax.Array, np.ndarray)) and key.dtype == jnp.uint32:
         raise TypeError(
             "key must be an int or a typed key, got raw key data (uint32), as jax.random.PRNGKey makes it. "
@@ -70,6 +69,13 @@ def _key_of_seed(seed: int) -> jax.Array:
         return jax.random.key(np.int64(seed))
 
 
+def _key_of_array(seed: jax.Array) -> jax.Array:
+    if jnp.iinfo(seed.dtype).bits == 64 or jax.config.jax_default_prng_impl != "threefry2x32":  # type: ignore[attr-defined]
+        return jax.random.key(seed)
+    high = jnp.where(seed < 0, np.uint32(_WORD), np.uint32(0))  # JAX drops it, and −1 would be 2³² − 1
+    return jax.random.wrap_key_data(jnp.stack([high, seed.astype(jnp.uint32)]), impl="threefry2x32")
+
+
 def own_key(key: Any) -> jax.Array:
     """A copy for the state: whoever donates the state must not lose the key of another."""
     return jnp.copy(as_key(key))
@@ -94,28 +100,27 @@ def check_state(state: Any, key: Any) -> None:
         )
 
 
-def advance(count: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The count and the key of the next step: the count saturates, as Optax's do, and then the key moves instead."""
-    following = next_count(count)
-    return following, jnp.where(following == count, _moved(key), key)
+def advance(count: Any, key: jax.Array, moves: bool = True) -> tuple[jax.Array, jax.Array]:
+    """The count and the key of the next step: the count saturates, as Optax's do, and then the key moves instead.
 
-
-def next_count(count: Any) -> jax.Array:
-    return jnp.asarray(optax.safe_increment(jnp.asarray(count)))
+    Where nothing is ever drawn the key need not move.
+    """
+    following = jnp.asarray(optax.safe_increment(jnp.asarray(count)))
+    return following, jnp.where(following == count, _moved(key), key) if moves else key
 
 
 def _moved(key: jax.Array) -> jax.Array:
     if not is_threefry(key):
         return jax.random.fold_in(key, np.uint32(_WORD))
-    # A block that fold_in never takes: its upper word is 0.
+    # A block that fold_in never takes: its upper word is 0. (Other keys move as a chain of number 2³² − 1 would.)
     last = jnp.uint32(_WORD)
     return jax.random.wrap_key_data(_threefry.fold_in(jax.random.key_data(key), last, last), impl="threefry2x32")
 
 
-def leaf_keys(key: jax.Array, step: Any, paths: list[Any]) -> jax.Array:
-    """A key for each leaf, folded from the step and the two words of its path."""
+def leaf_keys(key: jax.Array, step: Any, names: list[str]) -> jax.Array:
+    """A key for each leaf, folded from the step and the two words of its path, names joined by "/"."""
     high, low = _step_words(step)
-    words = np.array([_path_words(path) for path in paths], np.uint32).reshape(-1, 2)
+    words = np.array([_path_words(name) for name in names], np.uint32).reshape(-1, 2)
     if not is_threefry(key):
         key = jax.random.fold_in(key, low)
         key = jnp.where(high != 0, jax.random.fold_in(key, high), key)
@@ -146,7 +151,7 @@ def _step_words(step: Any) -> tuple[Any, Any]:
     return high.astype(jnp.uint32), step.astype(jnp.uint32)
 
 
-def _path_words(path: Any) -> tuple[int, int]:
-    """64 bits of hash of the names along a path, as two words to fold into a key."""
-    digest = hashlib.blake2b("/".join(_trees.path_names(path)).encode(), digest_size=8).digest()
+def _path_words(name: str) -> tuple[int, int]:
+    """64 bits of hash of a path, as two words to fold into a key."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

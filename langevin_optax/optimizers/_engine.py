@@ -11,10 +11,10 @@ import optax
 from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
 from langevin_optax.noise._samplers import Sampler
 from langevin_optax.noise._state import LangevinState
-from langevin_optax.optimizers._noise import langevin_term, selected_of
 from langevin_optax.optimizers._noise_links import refuse_mark
 from langevin_optax.optimizers._rows import Row, row_of
 from langevin_optax.optimizers._step import Step
+from langevin_optax.optimizers._term import langevin_term, selected_of
 from langevin_optax.preconditioners import _check
 
 Arguments = ParamSpec("Arguments")
@@ -63,14 +63,14 @@ def langevin(
     ``sophia``                                            :math:`1/\max(\gamma_{sophia} h, \epsilon)`, before the clip;
                                                           0 in the first step, before there is an estimate h
     ``prodigy``, ``dadapt_adamw``                         Adam's times the estimate d
-    ``momo``, ``momo_adam``                               1 or Adam's, times the share of :math:`\gamma` that is taken
+    ``momo``, ``momo_adam``                               s, or s times Adam's, where MoMo steps by :math:`s\gamma`
     ====================================================  ==============================================================
 
     Temperature. :math:`\sigma = \sqrt{2\tau}` is that of a drift :math:`-\gamma P\nabla L`. A momentum that does not
     average the gradients drifts k times as far, and needs :math:`\sigma = \sqrt{2 k \tau}`: k = 1/(1 − β) for ``sgd``,
     ``rmsprop``, ``lars`` and ``novograd`` with momentum β, k = 1 + α for ``ademamix`` (once its slow average is full),
-    k = 1/(1 − β₁) + α for ``simplified_ademamix``, k = α for both ``optimistic`` ones of version 2 and of gradient
-    descent, 1 for the others.
+    k = 1/(1 − β₁) + α for ``simplified_ademamix``, k = α for ``optimistic_adam_v2`` and
+    ``optimistic_gradient_descent``, 1 for the others.
 
     Hazard. A coordinate whose gradient has always been 0 has the largest P, 1/ε for Adam, and with Optax's ε that is
     much (:math:`10^{15}` for ``adafactor``, :math:`10^8` for ``sophia`` wherever :math:`h \le 0`). What an alias clips
@@ -80,7 +80,7 @@ def langevin(
       alias: a function of ``optax`` or ``optax.contrib``, of the table above, or with ``preconditioner`` any function
         that returns a gradient transformation.
       sigma: :math:`\sigma \ge 0`, a scalar or an Optax schedule of the count of steps.
-      key: an ``int`` or a ``jax.random.key``.
+      key: as in :func:`adam`.
       mask: where to add noise, as in :func:`add_preconditioned_noise`, e.g. :func:`layer_mask`. (The ``mask=`` of
         ``optax.adamw`` keeps its meaning: it is among the arguments of the alias.)
       sampler: as in :func:`noise_like`.
@@ -122,11 +122,18 @@ def langevin(
             raise TypeError(f"{_name(alias)} must return an optax.GradientTransformation, got {stock!r}.")
         bound = inspect.signature(alias).bind(*args, **kwargs)
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
+        arguments = _by_name(bound)
         term = langevin_term(row.learning_rate(arguments), sigma, key, sampler, mask, max_noise, True)
         return _with_noise(_name(alias), optax.with_extra_args_support(stock), term, row, arguments)
 
     return build
+
+
+def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments by their names, those of ``**kwargs`` too."""
+    variadic = {p.name for p in bound.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
+    named = {name: value for name, value in bound.arguments.items() if name not in variadic}
+    return {**named, **{key: value for name in variadic for key, value in bound.arguments[name].items()}}
 
 
 def _with_noise(name, stock, term, row, arguments):

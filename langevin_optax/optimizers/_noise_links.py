@@ -8,7 +8,7 @@ import optax
 from langevin_optax import _trees
 from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
 from langevin_optax.noise._samplers import Sampler
-from langevin_optax.optimizers._noise import langevin_term, selected_of
+from langevin_optax.optimizers._term import langevin_term, selected_of
 from langevin_optax.preconditioners import _check, _diagonal, _marks
 
 
@@ -166,12 +166,12 @@ def refuse_mark(updates: Any) -> None:
         )
 
 
-def _published(updates: Any, explicit: Any, scaled: bool) -> Any:
+def _published(updates: Any, explicit: Any, after_learning_rate: bool) -> Any:
     """The P of the updates: the one handed in, or else the one they carry."""
     if explicit is not None:
         _check.check_values(explicit)
         return selected_of(explicit, updates)
-    if scaled:
+    if after_learning_rate:
         raise ValueError(
             "add_preconditioned_noise(..., after_learning_rate=True) adds to an update that is already scaled, which "
             "no longer carries its preconditioner: pass preconditioner= to update. Directly after a scaler, before "

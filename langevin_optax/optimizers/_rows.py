@@ -48,14 +48,9 @@ def _radam(s: Step) -> Any:
     return _diagonal.radam(s.after("nu"), s["b2"], s["eps"], s["eps_root"], s["threshold"])
 
 
-def _adan(s: Step) -> Any:
+def _adam_of_n(s: Step, decay: str) -> Any:
     state = s.after("n")
-    return _diagonal.inverse_root(_diagonal.debiased(state.n, s["b3"], state.t), s["eps"], s["eps_root"])
-
-
-def _simplified_ademamix(s: Step) -> Any:
-    state = s.after("n")
-    return _diagonal.inverse_root(_diagonal.debiased(state.n, s["b2"], state.t), s["eps"], s["eps_root"])
+    return _diagonal.inverse_root(_diagonal.debiased(state.n, s[decay], state.t), s["eps"], s["eps_root"])
 
 
 def _acprop(s: Step) -> Any:
@@ -110,7 +105,7 @@ ROWS: dict[Any, Row] = {
     optax.rmsprop: Row(_rmsprop),
     optax.adagrad: Row(lambda s: _diagonal.rss(s.after("sum_of_squares"), s["eps"])),
     optax.adadelta: Row(lambda s: _diagonal.adadelta(s.before("e_x"), s.after("e_g"), s["eps"])),
-    optax.adan: Row(_adan),
+    optax.adan: Row(lambda s: _adam_of_n(s, "b3")),
     optax.sm3: Row(_sm3),
     optax.novograd: Row(_novograd),
     optax.adafactor: Row(_scalar_factors.adafactor),
@@ -119,7 +114,7 @@ ROWS: dict[Any, Row] = {
     optax.fromage: Row(_scalar_factors.fromage, _scalar_factors.learning_rate_of_fromage),
     optax.polyak_sgd: Row(_scalar_factors.polyak, lambda arguments: arguments["scaling"]),
     contrib.ademamix: Row(_adam),
-    contrib.simplified_ademamix: Row(_simplified_ademamix),
+    contrib.simplified_ademamix: Row(lambda s: _adam_of_n(s, "b2")),
     contrib.acprop: Row(_acprop),
     contrib.adopt: Row(_adopt),
     contrib.sophia: Row(_sophia),
@@ -143,6 +138,8 @@ NO_PRECONDITIONER: dict[Any, str] = {
     contrib.galore: "its P has not full rank",
     contrib.madgrad: _SUMS,
     contrib.cocob: _SUMS,
+    contrib.schedule_free_sgd: "its gradients are taken at an average of its parameters",
+    contrib.schedule_free_adamw: "its gradients are taken at an average of its parameters",
 }
 
 

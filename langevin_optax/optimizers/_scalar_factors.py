@@ -1,4 +1,4 @@
-"""P of the aliases that multiply by a scalar of a leaf, or of the tree: trust ratios, clips, estimates of a step."""
+"""P of Adafactor, and of aliases that multiply by a scalar of a leaf or of the tree: trust ratios, step estimates."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def lamb(s: Step) -> Any:
     """Adam's P times the trust ratio of P m̂ + λθ. You et al., LAMB, 2020 (arXiv 1904.00962)."""
     adam = optax.scale_by_adam(s["b1"], s["b2"], s["eps"], s["eps_root"])
     stock = optax.chain(adam, optax.add_decayed_weights(s["weight_decay"], s["mask"]))
-    u, _ = stock.update(s.updates, s.old[:2], s.params)  # what the alias computes too: XLA does it once
+    u, _ = stock.update(s.updates, s.old[:2], s.params)  # as the alias computes it: under jit XLA merges the two
     p = _diagonal.adam(s.after("nu"), s["b2"], s["eps"], s["eps_root"])
     return jax.tree.map(jnp.multiply, p, _trust_ratio(u, s.params))
 

@@ -23,8 +23,9 @@ def with_preconditioner(
 
     A mark lives as long as the array or tracer that carries it and is no part of the compiled program. What changes
     the update (a scale, a clip, a cast, the boundary of a ``jit``) makes a new array without a mark, and the noise then
-    raises. One thing it cannot see: of two scalers with such a link in between, as in ``chain(scale_by_adam(),
-    clip(1.0), scale_by_rms(), noise)``, the noise knows the P of the second alone.
+    raises. Two things cannot be seen: a whole optimiser under a ``jit`` of its own cannot refuse an update that was
+    scaled outside; and of two scalers with a changing link in between, as in ``chain(scale_by_adam(), clip(1.0),
+    scale_by_rms(), noise)``, the noise knows the P of the second alone.
 
     Args:
       transform: the transformation.

@@ -23,6 +23,10 @@ def draw(key=0, step=0, sampler="normal"):
     return np.asarray(lgv.noise_like(key, step, {"w": jnp.zeros(64)}, sampler)["w"])
 
 
+def draw_of(key):
+    return lgv.noise_like(key, 0, {"w": jnp.zeros(64)})["w"]
+
+
 def differ(*draws):
     return all(not np.array_equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
 
@@ -75,6 +79,21 @@ def test_a_path_is_its_names_whatever_the_container(name):
     assert bits(noise) == bits(lgv.noise_like(0, 0, {"Dense_0": {"kernel": kernel}})["Dense_0"]["kernel"])
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    query: jax.Array
+    value: jax.Array
+
+
+def test_a_field_that_is_called_value_is_a_name():
+    """Only the one that a variable of NNX or a box of Linen adds is none."""
+    leaf = jnp.zeros(8)
+    noise = lgv.noise_like(0, 0, {"attention": Attention(leaf, leaf)})["attention"]
+    expected = lgv.noise_like(0, 0, {"attention": {"query": leaf, "value": leaf}})["attention"]
+    assert bits((noise.query, noise.value)) == bits((expected["query"], expected["value"]))
+
+
 def test_two_leaves_with_one_path_raise():
     for tree in ({"a": {"b": jnp.zeros(8)}, "a/b": jnp.zeros(8)}, {"a": [jnp.zeros(8)], "a/0": jnp.zeros(8)}):
         with pytest.raises(ValueError, match=r"leaves with one path would get the same noise: \['a/"):
@@ -97,6 +116,7 @@ def test_steps_of_64_bits_are_steps_of_their_own(impl):
         assert np.array_equal(draw(key, jnp.uint32(5)), draw(key, 5))
     assert np.array_equal(draw(key, np.array(2**32 + 1)), draw(key, 2**32 + 1))
     assert np.array_equal(draw(key, jnp.int32(-1)), draw(key, -1))
+    assert differ(draw(jnp.int32(-1)), draw(2**32 - 1))
     with pytest.raises(ValueError, match="step must have at most 64 bits, got 9223372036854775808"):
         draw(key, 2**63)
 
@@ -107,6 +127,9 @@ def test_seeds_of_64_bits_are_seeds_of_their_own():
     assert differ(*noises)
     for seed, noise in zip(seeds, noises, strict=True):
         assert np.array_equal(draw(np.int64(seed)), noise) and np.array_equal(draw(np.array(seed)), noise)
+    for seed in (5, -1):  # as inject_hyperparams hands them on
+        assert np.array_equal(draw(jnp.int32(seed)), draw(seed))
+        assert np.array_equal(jax.jit(draw_of)(jnp.int32(seed)), draw(seed))
     with jax.enable_x64(True):  # where JAX itself keeps them
         keys = [jax.random.key(seed) for seed in seeds]
     assert all(np.array_equal(draw(key), noise) for key, noise in zip(keys, noises, strict=True))
@@ -174,6 +197,17 @@ def test_the_noise_never_repeats(row, wrap):
             leaf = np.diff(leaf, axis=0) if row in INTEGRATORS else leaf
         correlation = np.corrcoef(leaf) - np.eye(len(leaf))
         assert np.abs(correlation[np.triu_indices(len(leaf), 3)]).max() < 0.99
+
+
+@pytest.mark.parametrize(
+    "sigma", [0.0, jnp.zeros(()), lambda count: 0.0 * count, 0.1], ids=["0", "array", "schedule", "0.1"]
+)
+def test_the_key_moves_with_and_without_jit_alike(sigma):
+    params = {"w": jnp.zeros(4)}
+    for tx in (lgv.sgd(1.0, sigma, 0), lgv.overdamped_langevin(1.0, sigma, 0)):
+        state = near_the_end(tx, params, LAST)
+        eager, jitted = tx.update(params, state, params), jax.jit(tx.update)(params, state, params)
+        assert bits(eager) == bits(jitted)
 
 
 def test_the_moved_keys_are_those_of_no_other_step_or_chain():

@@ -187,6 +187,12 @@ def test_an_alias_without_p_raises_and_says_what_to_write(name):
         lgv.langevin(alias(name), SIGMA, 0)
 
 
+def test_other_aliases_without_p():
+    for function in (optax.contrib.dpsgd, optax.contrib.schedule_free_sgd, optax.contrib.schedule_free_adamw):
+        with pytest.raises(ValueError, match="has no preconditioner P"):
+            lgv.langevin(function, SIGMA, 0)
+
+
 def test_noise_of_p_one_behind_an_alias_that_has_none():
     """What the message says to write: the size is σ√γ."""
     params = {"w": jnp.ones(100)}
@@ -234,6 +240,9 @@ def test_an_alias_of_ones_own():
     updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
     expected = -1e-2 / 4 + SIGMA * 0.1 / 2 * lgv.noise_like(0, 0, params)["w"]
     np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
+    variadic = lambda **kwargs: quarter(**kwargs)
+    tx = lgv.langevin(variadic, SIGMA, 0, preconditioner=lambda a, g, old, new: {"w": 0.25})(learning_rate=1e-2)
+    np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0]["w"], expected, rtol=1e-5)
     # Without a learning rate γ is 1, and a state that is no chain stays whole.
     single = lambda: optax.scale_by_adam(b1=0.0)
     tx = lgv.langevin(single, SIGMA, 0, preconditioner=lambda a, g, old, new: jax.tree.map(lambda v: 4.0, new.nu))()

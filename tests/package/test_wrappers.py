@@ -60,6 +60,18 @@ def test_lookahead():
     assert all(np.all(np.isfinite(p)) for p in jax.tree.leaves(optax.apply_updates(both, updates)))
 
 
+def test_tools_that_calculate_with_the_state():
+    """`sam` and a lookahead that starts anew calculate with all leaves of a state, keys too: the pages say so."""
+    params = params_like()
+    tx = optax.lookahead(lgv.adam(1e-2, 1e-1, 0), sync_period=2, slow_step_size=0.5, reset_state=True)
+    both = optax.LookaheadParams(params, params)
+    with pytest.raises(TypeError):
+        tx.update(jax.grad(loss)(params), tx.init(both), both)
+    sam = optax.contrib.sam(lgv.sgd(1e-2, 1e-1, 0), optax.sgd(1e-2), sync_period=2)
+    with pytest.raises(TypeError):
+        sam.update(jax.grad(loss)(params), sam.init(params), params)
+
+
 def test_an_outer_scale_is_no_learning_rate():
     """A factor f outside of the optimiser multiplies the noise by f, and not by √f."""
     params = {"w": jnp.zeros(1000)}

@@ -202,6 +202,17 @@ def test_a_whole_optimiser_refuses_an_update_with_a_mark(whole, jit):
         (jax.jit(step) if jit else step)(params)
 
 
+def test_a_jit_of_its_own_hides_the_mark_from_a_whole_optimiser():
+    """It cannot refuse then; it never uses that P either."""
+    params = {"w": jnp.ones(1000)}
+    u, _ = (scaler := lgv.scale_by_rms()).update(params, scaler.init(params), params)
+    tx = lgv.sgd(1.0, SIGMA, 0)
+    updates, _ = jax.jit(tx.update)(u, tx.init(params), params)
+    np.testing.assert_allclose(updates["w"] + u["w"], SIGMA * lgv.noise_like(0, 0, params)["w"], atol=1e-5)
+    with pytest.raises(ValueError, match="carries a preconditioner"):
+        tx.update(u, tx.init(params), params)
+
+
 def test_an_address_that_is_used_again_has_no_mark():
     """The table knows objects by their address: a dead entry marks nobody, and removes nobody else's mark."""
     leaf, other = jnp.ones(3), jnp.ones(3)

@@ -50,6 +50,7 @@ def langevin_term(
 
     def init_fn(params):
         where = _where.resolve(mask, params)
+        # Raises for leaves that cannot carry noise.
         jax.tree_util.tree_map_with_path(lambda path, p, w: w is False or _trees.noise_dtype(path, p), params, where)
         return LangevinState(count=jnp.zeros([], jnp.int32), key=_keys.own_key(key))
 
@@ -58,9 +59,10 @@ def langevin_term(
         where = _where.resolve(mask, updates, params)
         selected = jax.tree.map(lambda u, w: optax.MaskedNode() if w is False else u, updates, where)
         p = preconditioner(selected)
+        new_state = LangevinState(*_keys.advance(state.count, state.key, moves=not _checks.is_static_zero(sigma)))
         sigma_now = sigma(state.count) if callable(sigma) else sigma
         if _checks.is_known_zero(sigma_now):  # the program is that of the plain optimiser, to the last rounding
-            return updates, LangevinState(_keys.next_count(state.count), state.key)
+            return updates, new_state
 
         gamma = _checks.read("learning_rate", learning_rate, state.count)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
@@ -74,10 +76,9 @@ def langevin_term(
         def add(w, u, p, xi):
             if w is False:
                 return u
-            noisy = _add(u, scale, p, xi, limit)
+            noisy = _add_to_leaf(u, scale, p, xi, limit)
             return noisy if w is True else jnp.where(w, noisy, u)
 
-        new_state = LangevinState(*_keys.advance(state.count, state.key))
         return jax.tree.map(add, where, updates, p, noise), new_state
 
     return LangevinTerm(init_fn, add_fn)
@@ -98,7 +99,7 @@ def _is_masked(node: Any) -> bool:
 
 
 @jax.jit  # traced once per shape, not once per leaf
-def _add(u: Any, scale: jax.Array, p: Any, xi: jax.Array, limit: Any) -> jax.Array:
+def _add_to_leaf(u: Any, scale: jax.Array, p: Any, xi: jax.Array, limit: Any) -> jax.Array:
     """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
     dtype = jnp.finfo(xi.dtype).dtype
     scale = scale.astype(dtype)
