@@ -215,13 +215,11 @@ def _check_layers(options: argparse.Namespace, parser: argparse.ArgumentParser) 
     if options.optimizer != "ll-adam" or isinstance(first, float):
         return
     order = lgv.layer_order(_model(options), jnp.zeros((1, 8), jnp.int32))
-    scanned = sum(path.startswith("blocks/") for path in order)
-    number = len(order) + (options.layers - 1) * scanned
-    if first > number:
-        blocks = counted(options.layers, "block")
+    outside = sum(not path.startswith("blocks/") for path in order)
+    if first > outside + options.layers:
         parser.error(
-            f"argument --noisy-layers: must be a share, or at most {number}, which is how many layers with parameters "
-            f"the model of {blocks} has, got {first}"
+            f"argument --noisy-layers: must be a share, or at most {outside + options.layers}, since there are "
+            f"{counted(options.layers, 'block')} and {outside} layers outside of them, got {first}"
         )
 
 

@@ -3,15 +3,15 @@
 from matplotlib.figure import Figure
 
 
-def figures(monkeypatch):
-    """A list that gets every figure that is saved from here on."""
+def figures(monkeypatch, *, write=False):
+    """A list that gets every figure that is saved from here on, which takes a while and is left out by default."""
     saved, save = [], Figure.savefig
 
-    def and_keep(figure, *args, **kwargs):
+    def keep(figure, *args, **kwargs):
         saved.append(figure)
-        result = save(figure, *args, **kwargs)
-        figure.draw_without_rendering()  # places at the figure's own resolution, not that of the file
-        return result
+        if write:
+            save(figure, *args, **kwargs)
+        figure.draw_without_rendering()  # everything is at its place, at the figure's own resolution
 
-    monkeypatch.setattr(Figure, "savefig", and_keep)
+    monkeypatch.setattr(Figure, "savefig", keep)
     return saved

@@ -42,8 +42,9 @@ def test_the_command_writes_the_table(written):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", measures.SECTIONS)
+@pytest.mark.parametrize("section", [name for name in measures.SECTIONS if name != "training"])
 def test_every_section_with_every_contender(section, tmp_path, monkeypatch):
+    """But for the training of whole networks, which takes minutes, and of which each is tested by itself."""
     monkeypatch.setattr(measures, "Sizes", lambda *sizes: SIZES)
     main(["--only", section, "--output", str(tmp_path)])
     assert (tmp_path / "results.md").exists()
@@ -187,10 +188,7 @@ def _pairs(mask, params):
 
 
 def test_the_picture_and_the_curves(tmp_path, monkeypatch):
-    rows = list(measures.parameters(SIZES))
-    assert [(r.measure, r.case) for r in rows] == [
-        (measure, "curve: 1 leaf, 1e+01 parameters") for measure in ("update", "step in place") for _ in measures.CURVES
-    ]
+    """Of times that were made up."""
 
     def made(measure):
         def rows(case, entries, params, *seconds):
@@ -198,20 +196,31 @@ def test_the_picture_and_the_curves(tmp_path, monkeypatch):
 
         return rows
 
-    monkeypatch.setattr(measures, "update_times", made("update"))
-    monkeypatch.setattr(measures, "compile_times", made("compile"))
+    for measure in ("update", "step", "compile"):
+        monkeypatch.setattr(measures, f"{measure}_times", made({"step": "step in place"}.get(measure, measure)))
+    of_leaf = list(measures.parameters(SIZES._replace(curve=(10, 100))))
+    assert list(dict.fromkeys((r.measure, r.case) for r in of_leaf)) == [
+        (measure, f"curve: 1 leaf, 1e+0{power} parameters")
+        for power in (1, 2)
+        for measure in ("update", "step in place")
+    ]
     of_leaves = list(measures.leaves(SIZES))
     cases = ["curve: 1 leaf, 1e+06 parameters in all", "curve: 3 leaves, 1e+06 parameters in all"]
     assert list(dict.fromkeys(r.case for r in of_leaves)) == cases
-    of_leaf = [r._replace(case="curve: 1 leaf, 1e+02 parameters", value=2 * r.value) for r in rows]
-    drawn = figures(monkeypatch)
-    written = report.write([*rows, *of_leaf, *of_leaves], "python -m benchmarks", tmp_path)
+    drawn = figures(monkeypatch, write=True)
+    written = report.write([*of_leaf, *of_leaves], "python -m benchmarks", tmp_path)
     assert (tmp_path / "cost.png") in written
     assert (tmp_path / "cost.png").stat().st_size > 10_000
     ((one, _, many, compiled),) = (figure.axes for figure in drawn)
     assert [sorted(line.get_xdata()) for line in one.lines] == [[10, 100]] * len(measures.CURVES)
     for axis in (many, compiled):
         assert [sorted(line.get_xdata()) for line in axis.lines] == [[1, 3]] * len(measures.CURVES)
+
+
+@pytest.mark.slow
+def test_the_curves_are_measured():
+    rows = list(measures.parameters(SIZES))
+    assert [r.contender for r in rows] == 2 * [c.name for c in measures.CURVES] and all(r.value > 0 for r in rows)
 
 
 def test_compile_times_of_few_leaves():

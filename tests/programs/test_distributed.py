@@ -9,13 +9,16 @@ import shutil
 import signal
 import time
 
+import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import langevin_optax as lgv
 from examples.distributed import __main__ as program
 from examples.distributed.__main__ import main
+from examples.distributed.model import Sizes, Transformer
 from examples.distributed.text import Text
 from examples.distributed.train import Training
 from tests import forked
@@ -31,6 +34,15 @@ def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text"
     path.write_bytes(np.random.default_rng(0).integers(32, 96, 4000, np.uint8).tobytes())
     return path
+
+
+COMPILED = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    yield
+    COMPILED.clear()
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +175,13 @@ def test_killed_twenty_times(tmp_path, text, cache):
     assert {path.name for path in (killed / "checkpoints").iterdir()} == names == {"196", "200"}
 
 
-TRAININGS = {}
-
-
 def here(folder, text, *flags, like=None):
     """The same in this process, on its eight devices; what it said. Each set of flags is compiled once."""
     said = io.StringIO()
     key = flags if like is None else like  # the flags of a run with the same program
 
     def once(*args):
-        return TRAININGS[key] if key in TRAININGS else TRAININGS.setdefault(key, Training(*args))
+        return COMPILED[key] if key in COMPILED else COMPILED.setdefault(key, Training(*args))
 
     with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(said):
         monkeypatch.setattr(program, "Training", once)
@@ -206,7 +215,7 @@ def test_one_step_and_no_line_of_metrics(text, tmp_path):
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize("at", [0, 5, 11])
+@pytest.mark.parametrize("at", [5, 11])
 def test_ctrl_c_saves_the_step_that_is_done(at, finished, text, tmp_path, monkeypatch, capfd):
     """And the same command goes on from there, to the same end."""
     batch = Text.batch
@@ -329,6 +338,24 @@ def test_a_full_disk(text, cache, tmp_path):
     assert "the checkpoint of step" in said and "cannot be written to" in said and "those before are whole" in said
     run(folder, text, cache)  # when there is space again
     assert bits(checkpoint(folder, 12)) == bits(checkpoint(finished, 12)) and metrics(folder) == metrics(finished)
+
+
+def test_the_most_noisy_layers_are_those_of_the_mask(monkeypatch, tmp_path):
+    """What the command line refuses, and no more, the mask does not take."""
+    monkeypatch.setattr(program, "_train", lambda options: options)
+    monkeypatch.chdir(tmp_path)
+    for number in (5, 6):
+        model = Transformer(Sizes(2, 16, 2))
+        params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8), np.int32))["params"]
+        mask = lgv.layer_mask(number, lgv.layer_order(model, np.zeros((1, 8), np.int32)), scanned={"blocks": 0})
+        command = [*SMALL.split(), "--noisy-layers", str(number)]
+        if number == 5:
+            assert main(command).noisy_layers == "5" and all(map(np.all, jax.tree.leaves(mask(nn.unbox(params)))))
+        else:
+            with pytest.raises(SystemExit):
+                main(command)
+            with pytest.raises(ValueError, match="5 layers"):
+                mask(nn.unbox(params))
 
 
 BAD = [

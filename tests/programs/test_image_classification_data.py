@@ -13,6 +13,7 @@ with warnings.catch_warnings():
 
 from examples.image_classification import __main__ as demo
 from examples.image_classification import data, presets
+from tests.programs.drawn import figures
 
 RNG = np.random.default_rng(0)
 
@@ -164,8 +165,9 @@ def preset(name, tmp_path, *argv):
 
 
 @pytest.mark.parametrize("name", ["cifar10-conv-dense", pytest.param("cifar100-resnet", marks=pytest.mark.slow)])
-def test_cifar_presets_end_to_end(name, tmp_path):
+def test_cifar_presets_end_to_end(name, tmp_path, monkeypatch):
     """Of depth 1, for the time that compiling takes; the slow test has all in full."""
+    figures(monkeypatch)
     table = preset(name, tmp_path, "--optimizers", "ll-rmsprop", "--depths", "1")
     assert "LL-RMSprop 30 %" in table and f"{name.split('-')[0]}, 12 training and 12 test images, augmented" in table
 

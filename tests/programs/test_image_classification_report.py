@@ -160,7 +160,8 @@ def test_the_paired_difference():
     assert (report.signed(0.0123), report.signed(-0.5), report.signed(-0.0001)) == ("+.012", "−.500", "+.000")
 
 
-def test_four_families_and_more_versions_than_styles(tmp_path):
+def test_four_families_and_more_versions_than_styles(tmp_path, monkeypatch):
+    figures(monkeypatch)
     names = [prefix + name for name in ("adam", "sgd", "rmsprop", "yogi") for prefix in ("", "ll-")]
     shares = [f"0.{i}" for i in range(1, 9)]
     options = flags.parse(["--depths", "9", "--optimizers", *names, "--noisy-layers", *shares])

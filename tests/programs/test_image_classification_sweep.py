@@ -19,7 +19,7 @@ from examples.image_classification import flags, results, train
 from examples.image_classification.results import Results, Run
 from examples.image_classification.sweep import Sweep, _stopped_after
 from tests.programs import processes
-from tests.programs.images import DIGITS, SMALL, curves, lines, main, task
+from tests.programs.images import SMALL, lines, main, task
 
 pytestmark = pytest.mark.usefixtures("one_device", "elsewhere", "compiled_once")
 
@@ -35,7 +35,8 @@ def compiled_once(prepared, monkeypatch):
     prepare = train.prepare
 
     def once(task, data):
-        return prepared[task] if task in prepared else prepared.setdefault(task, prepare(task, data))
+        same = replace(task, early_stopping=None)  # a program does not know of it
+        return prepared[same] if same in prepared else prepared.setdefault(same, prepare(task, data))
 
     monkeypatch.setattr(train, "prepare", once)
 
@@ -52,10 +53,17 @@ class Epochs:
             raise RuntimeError("the lights went out")
 
 
+COMMON = ["--depths", "1", "--seeds", "2", "--epochs", "4", "--optimizers", "l-adam", "adlala"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """What the program has by default."""
+    monkeypatch.setattr(demo.data, "load", lambda name, folder: SMALL)
+
+
 def sweep(folder, observer, tmp_path, at_once=2):
-    options = flags.parse(
-        ["--depths", "1", "--epochs", "4", "--optimizers", "l-adam", "adlala", "--output", str(tmp_path)]
-    )
+    options = flags.parse([*COMMON, "--output", str(tmp_path)])
     Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 0.0, [observer]).run(
         flags.tasks(options, SMALL), range(2)
     )
@@ -117,22 +125,22 @@ def test_killed(tmp_path):
     assert (killed / "summary.csv").read_text() == (whole / "summary.csv").read_text()
 
 
+@pytest.mark.usefixtures("small")
 def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
     """All is trained, and nothing is written: the next start trains nothing and reports."""
-    options = ["--depths", "1", "--seeds", "1", "--epochs", "2", "--optimizers", "adam", "--output", str(tmp_path)]
-    flags_ = flags.parse(options)
-    (task,) = flags.tasks(flags_, DIGITS)
+    options = [*COMMON[:-1], "--output", str(tmp_path)]
+    (task,) = flags.tasks(flags.parse(options), SMALL)
     store = Results(tmp_path / "runs.jsonl")
     with pytest.raises(RuntimeError, match="disk"):
-        Sweep(DIGITS, Full(store.path), tmp_path / "checkpoints", lambda task: 1, 0.0).run([task], range(1))
+        Sweep(SMALL, Full(store.path), tmp_path / "checkpoints", lambda task: 2, 0.0).run([task], range(2))
     demo.main(options)
-    assert len(raw(tmp_path)) == 1 and (tmp_path / "summary.csv").exists()
+    assert len(raw(tmp_path)) == 2 and (tmp_path / "summary.csv").exists()
 
     # A checkpoint that cannot be read is a message, and stays where it is.
     (tmp_path / "runs.jsonl").unlink()
     with pytest.raises(RuntimeError, match="disk"):
-        Sweep(DIGITS, Full(store.path), tmp_path / "checkpoints", lambda task: 1, 0.0).run([task], range(1))
-    (broken,) = (tmp_path / "checkpoints").glob("*/2")
+        Sweep(SMALL, Full(store.path), tmp_path / "checkpoints", lambda task: 2, 0.0).run([task], range(2))
+    (broken,) = (tmp_path / "checkpoints").glob("*/4")
     shutil.rmtree(broken / "default")
     with pytest.raises(SystemExit, match=r"the checkpoint in .* cannot be read .*; delete that folder"):
         demo.main(options)
@@ -147,10 +155,9 @@ def interrupt():
 INTERRUPTED = "interrupted: ending with the epochs that are under way (Ctrl-C once more ends it at once)\n"
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interruptible", "small")
 def test_ctrl_c(tmp_path, monkeypatch, capfd):
     """The epoch ends and is saved, what is finished stays, nothing is torn away; the same command goes on."""
-    common = ["--depths", "1", "--seeds", "2", "--epochs", "4", "--optimizers", "adam", "l-adam"]
     epochs, run, epoch = [], Sweep.run, demo.Progress.epoch
 
     def and_remember(sweep, *args):
@@ -160,7 +167,7 @@ def test_ctrl_c(tmp_path, monkeypatch, capfd):
     def and_interrupt(progress, task, seeds, number, accuracy, loss):
         epoch(progress, task, seeds, number, accuracy, loss)
         epochs.append((task.optimizer, number))
-        if epochs[-1] == ("l-adam", 1) and not any(isinstance(e, str) for e in epochs):
+        if epochs[-1] == ("adlala", 1) and not any(isinstance(e, str) for e in epochs):
             epochs.append("interrupted")
             interrupt()
             assert epochs[0].stop.wait(timeout=240)
@@ -168,20 +175,20 @@ def test_ctrl_c(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Sweep, "run", and_remember)
     monkeypatch.setattr(demo.Progress, "epoch", and_interrupt)
     with pytest.raises(SystemExit) as stop:
-        demo.main([*common, "--output", str(tmp_path)])
+        demo.main([*COMMON, "--output", str(tmp_path)])
     assert stop.value.code == 130
     said = capfd.readouterr()
     assert "2 of 4 runs finished; the same command goes on from there.\n" in said.out
     assert INTERRUPTED in said.err and "Traceback" not in said.err
     assert [(line["task"]["optimizer"], line["seed"]) for line in lines(tmp_path / "runs.jsonl")] == [
-        ("adam", 0),
-        ("adam", 1),
+        ("l-adam", 0),
+        ("l-adam", 1),
     ]
     assert not (tmp_path / "results.md").exists()
 
     before = len(epochs)
-    demo.main([*common, "--output", str(tmp_path)])
-    assert epochs[before + 1 :] == [("l-adam", 2), ("l-adam", 3)] and (tmp_path / "results.md").exists()
+    demo.main([*COMMON, "--output", str(tmp_path)])
+    assert epochs[before + 1 :] == [("adlala", 2), ("adlala", 3)] and (tmp_path / "results.md").exists()
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -239,26 +246,28 @@ def test_when_to_stop_early(losses, stopped):
     assert _stopped_after(task(), np.array(losses)) is None
 
 
-def test_early_stopping(tmp_path):
-    common = ["--depths", "1", "--epochs", "9", "--optimizers", "sgd", "adam", "--learning-rate", "sgd=0"]
-    own = flags.tasks(flags.parse([*common, "--early-stopping", "3"]), SMALL)
-    swept(own, tmp_path)
-    (line, _, adam, _) = lines(tmp_path / "runs.jsonl")
+def test_early_stopping(tmp_path, undisturbed):
+    one = ["--depths", "1", "--early-stopping", "3", "--optimizers"]
+    (still,) = flags.tasks(flags.parse([*one, "sgd", "--epochs", "9", "--learning-rate", "0"]), SMALL)
+    (moving,) = flags.tasks(flags.parse([*one, "l-adam", "--epochs", "4"]), SMALL)
+    swept([still, moving], tmp_path)
+    found = lines(tmp_path / "runs.jsonl")
     # Without a step the loss of an epoch is that of its batches, which leave out other images each time.
-    assert 3 < len(line["loss"]) < 9 and len(adam["loss"]) == 9
-    np.testing.assert_allclose(adam["loss"], curves(replace(own[1], early_stopping=None))[1][:, 0], rtol=1e-5)
+    assert all(3 < len(line["loss"]) < 9 for line in found[:2])
+    assert found[2]["loss"] == lines(undisturbed / "runs.jsonl")[0]["loss"]
 
 
 def swept(tasks, folder, at_once=2):
     Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 5.0).run(tasks, range(2))
 
 
-def test_seeds_one_at_a_time(tmp_path):
-    own = task("--optimizers", "l-adam")
+def test_seeds_one_at_a_time(tmp_path, undisturbed):
+    (own, _) = flags.tasks(flags.parse(COMMON), SMALL)
     swept([own], tmp_path, at_once=1)
-    one = lines(tmp_path / "runs.jsonl")
+    one, both = lines(tmp_path / "runs.jsonl"), lines(undisturbed / "runs.jsonl")
     assert [line["seed"] for line in one] == [0, 1]
-    np.testing.assert_allclose([line["loss"] for line in one], curves(own)[1].T, rtol=1e-5)
+    together = [line["loss"] for line in both if line["task"]["optimizer"] == "l-adam"]
+    np.testing.assert_allclose([line["loss"] for line in one], together, rtol=1e-5)
 
 
 def test_the_file_of_results(tmp_path):
