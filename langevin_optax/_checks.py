@@ -62,7 +62,7 @@ def read(name: str, value: Any, count: Any) -> jax.Array:
 
 def is_known_zero(value: Any) -> bool:
     """Whether ``value``, a schedule's at its count or a scalar, is known to be 0 before the program runs."""
-    return not callable(value) and _is_known(value) and bool(np.asarray(value) == 0)
+    return not callable(value) and _is_known(value) and bool(np.all(np.asarray(value) == 0))
 
 
 def is_static_zero(value: Any) -> bool:

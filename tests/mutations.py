@@ -131,7 +131,7 @@ MUTATIONS = [
     Mutation(
         "variance-without-mean",
         "preconditioners/_diagonal.py",
-        "wide(n) - jnp.square(wide(jnp.abs(m)))",
+        "jnp.maximum(wide(n) - jnp.square(wide(jnp.abs(m))), 0)",
         "wide(n)",
         ENGINE,
     ),

@@ -105,13 +105,11 @@ def in_natural_order(layers: Any, tree: Tree, scanned: Mapping[str, int]) -> lis
 
 
 def _check_that_layers_hold_the_leaves(layers: Any, tree: Tree, owners: list[str], scanned: Mapping[str, int]) -> None:
-    """Raise for leaves of which nothing says what layer they are in: W1, b1, W2 and b2 in one place are two, or one."""
+    """Raise for leaves of which nothing says what layer they are in: in one place alone they are one, or several."""
     place, named = "", " Select by a predicate or a regular expression, which see these names."
     loose = [path for path in tree.paths if len(path) < 2 and stack_of("/".join(path), scanned) is None]
     if not loose and len(owners) == 1 and not tree.hidden and stack_of(owners[0], scanned) is None:
-        kinds = [_kind(path[-1]) for path in tree.paths]
-        loose = [path for path, kind in zip(tree.paths, kinds, strict=True) if kinds.count(kind) > 1]
-        place, named = owners[0], ""
+        loose, place, named = tree.paths, owners[0], ""
     if loose:
         raise ValueError(
             f"layers={layers!r} counts layers, but nothing says which layers the parameters {_some(loose)} belong to. "

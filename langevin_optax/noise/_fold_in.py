@@ -67,8 +67,15 @@ def fold_in(state: State, data: jax.typing.ArrayLike) -> State:
 
 
 def _is_flattened(node: Any) -> bool:
-    """A state that ``nnx.state`` has turned into a mapping, known by its count beside a typed key."""
+    """A state that ``nnx.state`` has turned into a mapping, known by its count beside a typed key.
+
+    Those of ``nnx.Rngs``, of Dropout for example, have counts without a sign.
+    """
     if not isinstance(node, Mapping) or not {"count", "key"} <= set(node):
         return False
-    keys = jax.tree.leaves(node["key"])
-    return len(keys) == 1 and jnp.issubdtype(jnp.result_type(keys[0]), jax.dtypes.prng_key)
+    counts, keys = jax.tree.leaves(node["count"]), jax.tree.leaves(node["key"])
+    return (
+        len(counts) == len(keys) == 1
+        and jnp.issubdtype(jnp.result_type(counts[0]), jnp.signedinteger)
+        and jnp.issubdtype(jnp.result_type(keys[0]), jax.dtypes.prng_key)
+    )

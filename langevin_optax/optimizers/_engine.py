@@ -87,8 +87,8 @@ def langevin(
       max_noise: as in :func:`add_preconditioned_noise`.
       preconditioner: for an alias that the table does not hold: a function ``(arguments, updates_in, old_state,
         new_state)`` that returns P, a tree like the updates with leaves that broadcast to them; ``arguments`` is a dict
-        of all arguments of the alias, by name, and the states are its own. :math:`\gamma` is its ``learning_rate``, and
-        1 if it has none.
+        of all arguments of the alias, by name, and the states are its own. :math:`\gamma` is its argument
+        ``learning_rate``, which it must have.
 
     Returns:
       A function with the signature of ``alias``. What it returns is an ``optax.GradientTransformationExtraArgs`` whose
@@ -139,6 +139,11 @@ def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
 def _with_noise(name, stock, term, row, arguments):
     def init_fn(params):
         stock_state = stock.init(params)
+        if hasattr(stock_state, "hyperparams"):
+            raise ValueError(
+                f"{name} is within optax.inject_hyperparams, whose γ the noise would not follow. Put langevin inside: "
+                "optax.inject_hyperparams(langevin(optax.adam, sigma, key))(1e-3)."
+            )
         return (*_parts(stock_state), term.init(params))
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -180,7 +185,16 @@ def _row_of_user(preconditioner: Any) -> Row:
             "preconditioner must be a function (arguments, updates_in, old_state, new_state), got "
             f"{preconditioner!r}. A P that is known goes to update, as preconditioner=."
         )
-    return Row(lambda step: preconditioner(step.arguments, step.updates, step.old, step.new))
+    return Row(lambda step: preconditioner(step.arguments, step.updates, step.old, step.new), _required)
+
+
+def _required(arguments: dict[str, Any]) -> Any:
+    if arguments.get("learning_rate") is None:
+        raise ValueError(
+            "langevin(..., preconditioner=) reads γ from the argument learning_rate of the alias, which has "
+            f"{sorted(arguments)}, or None. Wrap it: lambda learning_rate: ..."
+        )
+    return arguments["learning_rate"]
 
 
 def _wrong_state(name: str, init: Any, updates: Any, state: Any) -> ValueError:

@@ -81,7 +81,7 @@ def polyak(s: Step) -> Any:
 def prodigy(s: Step) -> Any:
     """d²√(1 − β₂ᵗ)/(√ν + d'ε), where ν averages (d g)², and d' is the next estimate. Mishchenko and Defazio, 2023."""
     old, new = s.before("exp_avg_sq"), s.after("exp_avg_sq")
-    factor = jnp.square(wide(old.estim_lr)) * jnp.sqrt(1 - s["betas"][1] ** new.count)
+    factor = jnp.square(wide(old.estim_lr)) * jnp.sqrt(1 - s["betas"][1] ** _real(new.count))
     eps = wide(new.estim_lr) * s["eps"]
     return jax.tree.map(lambda v: factor / (jnp.sqrt(wide(v)) + eps), new.exp_avg_sq)
 
@@ -89,7 +89,7 @@ def prodigy(s: Step) -> Any:
 def dadapt_adamw(s: Step) -> Any:
     """d√(1 − β₂ᵗ)/(√ν + ε). Defazio and Mishchenko, D-Adaptation, 2023 (arXiv 2301.07733)."""
     old, new = s.before("exp_avg_sq"), s.after("exp_avg_sq")
-    factor = wide(old.estim_lr) * jnp.sqrt(1 - s["betas"][1] ** new.count)
+    factor = wide(old.estim_lr) * jnp.sqrt(1 - s["betas"][1] ** _real(new.count))
     return jax.tree.map(lambda v: factor / (jnp.sqrt(wide(v)) + s["eps"]), new.exp_avg_sq)
 
 
@@ -103,10 +103,10 @@ def momo(s: Step) -> Any:
 def momo_adam(s: Step) -> Any:
     """Adam's P times that share."""
     new = s.after("exp_avg")
-    nu = _diagonal.debiased(new.exp_avg_sq, s["b2"], new.count)
+    nu = _diagonal.debiased(new.exp_avg_sq, s["b2"], _real(new.count))
     p = _diagonal.inverse_root(nu, s["eps"])
     square = optax.tree.vdot(new.exp_avg, jax.tree.map(jnp.multiply, p, new.exp_avg))
-    share = _share_of_momo(s, square, 1 - s["b1"] ** new.count)
+    share = _share_of_momo(s, square, 1 - s["b1"] ** _real(new.count))
     return jax.tree.map(lambda p: share * p, p)
 
 
@@ -130,11 +130,15 @@ def _trust_ratio(updates: Any, params: Any, coefficient: Any = 1.0, eps: Any = 0
     """c ‖θ‖/(‖u‖ + ε), norms at least ``min_norm``, and 1 where one of them is 0."""
 
     def of_leaf(u, theta):
-        u_norm, norm = (jnp.maximum(jnp.linalg.norm(wide(jnp.abs(x)).ravel()), min_norm) for x in (u, theta))
+        u_norm, norm = (optax.safe_norm(wide(jnp.abs(x)).ravel(), min_norm) for x in (u, theta))
         either_is_zero = (norm == 0) | (u_norm == 0)
         return jnp.where(either_is_zero, 1, coefficient * norm / jnp.where(either_is_zero, 1, u_norm + eps))
 
     return jax.tree.map(of_leaf, updates, params)
+
+
+def _real(count: Any) -> jax.Array:
+    return jnp.asarray(count, jnp.result_type(float))
 
 
 def _rms(x: jax.Array) -> jax.Array:

@@ -71,7 +71,8 @@ def stddev(state: Any, decay: ArrayLike, eps: ArrayLike, eps_in_sqrt: bool, bias
     mu, nu = state.mu, state.nu
     if bias_correction:
         mu, nu = optax.tree.bias_correction(mu, decay, state.count), debiased(nu, decay, state.count)
-    variance = jax.tree.map(lambda m, n: wide(n) - jnp.square(wide(jnp.abs(m))), mu, nu)
+    # In bfloat16 the difference can round below 0, where Optax's own may not.
+    variance = jax.tree.map(lambda m, n: jnp.maximum(wide(n) - jnp.square(wide(jnp.abs(m))), 0), mu, nu)
     return inverse_root(variance, 0.0, eps) if eps_in_sqrt else inverse_root(variance, eps)
 
 

@@ -86,15 +86,39 @@ def test_the_ways_out_of_leaves_of_no_layer():
     [
         ([(W, B), (W, B), (W, B)], {"0/0", "0/1"}),
         ([(W, B), (), (W, B), ()], {"0/0", "0/1"}),
-        ({"head": {"w": W, "b": B}}, {"head/w", "head/b"}),
         ({"net": [{"w": W}, {"w": W}]}, {"net/0/w"}),
         ({"mlp/~/linear_10": {"w": W, "b": B}, "mlp/~/linear_2": {"w": W}}, {"mlp/~/linear_2/w"}),
     ],
-    ids=["pairs", "pairs and nothing", "one layer", "list of layers", "Haiku"],
+    ids=["pairs", "pairs and nothing", "list of layers", "Haiku"],
 )
 def test_layers_that_are_told_apart_count(params, first):
     for which in (1, 0.3, slice(1), [0]):
         assert selected(lgv.layer_mask(which)(params)) == first
+
+
+STACKED = jnp.zeros((12, 2, 2))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"head": {"w": W, "b": B}},
+        {"blocks": {"kernel": STACKED, "bias": STACKED}},
+        {"net": {"hidden": W, "out": W}},
+        {"net": {"l1_w": W, "l1_b": B, "out_w": W, "out_b": B}},
+    ],
+    ids=["a layer", "scanned", "two layers", "pairs by name"],
+)
+def test_a_single_place_is_never_the_whole_tree_in_silence(params):
+    """It may be one layer, several, or a stack of them: without an order nothing says which."""
+    (place,) = params
+    for which in (1, 0.3, slice(1), [0]):
+        with pytest.raises(
+            ValueError, match=rf"nothing says which layers the parameters .* or \['{place}'\] if all is one"
+        ):
+            lgv.layer_mask(which)(params)
+        assert selected(lgv.layer_mask(which, [place])(params)) == {f"{place}/{name}" for name in params[place]}
+    assert selected(lgv.layer_mask(place)(params)) == {f"{place}/{name}" for name in params[place]}
 
 
 def test_names_without_an_order_say_how_to_write_it():

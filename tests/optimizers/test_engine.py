@@ -17,6 +17,8 @@ from tests.optimizers.test_recursions import ROWS, alias, played
 
 pytestmark = pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated")
 SIGMA = 0.3
+# Of Optax: the others promote.
+STRICT = ("prodigy", "dadapt_adamw", "momo", "momo_adam", "lars", "fromage", "novograd", "sm3", "adafactor")
 
 
 @pytest.mark.usefixtures("optimized")
@@ -243,18 +245,62 @@ def test_an_alias_of_ones_own():
     variadic = lambda **kwargs: quarter(**kwargs)
     tx = lgv.langevin(variadic, SIGMA, 0, preconditioner=lambda a, g, old, new: {"w": 0.25})(learning_rate=1e-2)
     np.testing.assert_allclose(tx.update(params, tx.init(params), params)[0]["w"], expected, rtol=1e-5)
-    # Without a learning rate γ is 1, and a state that is no chain stays whole.
-    single = lambda: optax.scale_by_adam(b1=0.0)
-    tx = lgv.langevin(single, SIGMA, 0, preconditioner=lambda a, g, old, new: jax.tree.map(lambda v: 4.0, new.nu))()
+    # A state that is no chain stays whole.
+    single = lambda learning_rate: optax.scale_by_adam(b1=0.0)
+    tx = lgv.langevin(single, SIGMA, 0, preconditioner=lambda a, g, old, new: jax.tree.map(lambda v: 4.0, new.nu))(1.0)
     state = tx.init(params)
     assert [type(part).__name__ for part in state] == ["ScaleByAdamState", "LangevinState"]
     updates, _ = tx.update(params, state, params)
     np.testing.assert_allclose(updates["w"], 1 + 2 * SIGMA * lgv.noise_like(0, 0, params)["w"], atol=1e-4)
     for wrong, error in ((3.0, TypeError), (lambda a, g, old, new: {"v": 1.0}, ValueError)):
         with pytest.raises(error, match="preconditioner must be"):
-            (tx := lgv.langevin(single, SIGMA, 0, preconditioner=wrong)()).update(params, tx.init(params), params)
+            (tx := lgv.langevin(single, SIGMA, 0, preconditioner=wrong)(1.0)).update(params, tx.init(params), params)
     with pytest.raises(TypeError, match=r"must return an optax\.GradientTransformation, got 3"):
         lgv.langevin(lambda: 3, SIGMA, 0, preconditioner=p)()
+    # Where γ is not seen the noise would have another size.
+    for hidden in (lambda lr: optax.sgd(lr), functools.partial(optax.sgd, 1e-4), lambda *args: optax.sgd(*args)):
+        build = lgv.langevin(hidden, SIGMA, 0, preconditioner=p)
+        with pytest.raises(ValueError, match="reads γ from the argument learning_rate of the alias"):
+            build() if isinstance(hidden, functools.partial) else build(1e-4)
+    with pytest.raises(ValueError, match=r"within optax\.inject_hyperparams.*Put langevin inside"):
+        lgv.langevin(optax.inject_hyperparams(optax.sgd), SIGMA, 0, preconditioner=p)(1e-4).init(params)
+
+
+def test_the_variance_of_centred_rmsprop_rounds_to_no_nan():
+    """Where Optax's update is finite so is ours, in bfloat16 too."""
+    g = jnp.asarray(np.random.default_rng(0).normal(size=64) * 3, jnp.bfloat16)
+    params = jnp.ones(64, jnp.bfloat16)
+    tx, stock = lgv.rmsprop(1e-2, 1e-3, 0, centered=True), optax.rmsprop(1e-2, eps=1e-7, centered=True)
+
+    def step(carry, _):
+        state, stock_state = carry
+        (u, state), (v, stock_state) = tx.update(g, state, params), stock.update(g, stock_state, params)
+        return (state, stock_state), (u, v)
+
+    _, (ours, theirs) = jax.lax.scan(step, (tx.init(params), stock.init(params)), length=60)
+    assert np.all(np.isfinite(ours) | ~np.isfinite(theirs))
+
+
+@pytest.mark.parametrize("name", ["lars", "fromage"])
+def test_a_gradient_through_a_trust_ratio_is_finite(name):
+    """Also where a leaf has gradient 0, as in Optax."""
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+
+    def total(w, tx):
+        updates, _ = tx.update({"a": w * jnp.ones(3), "b": 0 * w * jnp.ones(3)}, tx.init(params), params)
+        return sum(map(jnp.sum, jax.tree.leaves(updates)))
+
+    assert np.isfinite(jax.grad(total)(1.0, alias(name)(0.1)))
+    assert np.isfinite(jax.grad(total)(1.0, lgv.langevin(alias(name), 1e-3, 0)(0.1)))
+
+
+@pytest.mark.parametrize("row", [row for row in ALIASES if row.name in STRICT], ids=lambda row: row.id)
+def test_strict_dtype_promotion_where_optax_allows_it(row):
+    params = {"w": jnp.ones((3, 4))}
+    with jax.numpy_dtype_promotion("strict"):
+        for tx in (row.stock(), row.langevin()):
+            updates, _ = tx.update(params, tx.init(params), params, value=1.0, obj_fn=loss)
+            assert updates["w"].dtype == jnp.float32
 
 
 def test_a_preconditioner_that_is_handed_in_takes_precedence():

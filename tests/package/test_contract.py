@@ -18,7 +18,7 @@ from tests.cases import ADLA, ALIASES, BAOAB, INTEGRATORS, OPTIMIZERS, bits, los
 pytestmark = pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated")
 
 # Wrappers see one engine, and one update of each integrator: they meet these rows by default, and all with -m slow.
-REPRESENTATIVE = {"sgd", "adam", "rmsprop-momentum", "lamb-weight_decay", "baoab", "adaptive_langevin", "adlala"}
+REPRESENTATIVE = {"adam", "lamb-weight_decay", "baoab", "adlala"}
 
 
 def rows(name, *tables, default=REPRESENTATIVE):
@@ -220,7 +220,9 @@ def test_conditionally_transform(row):
 
 
 @every_row
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float32", "float64"))]
+)
 def test_shapes_and_dtypes_are_kept(row, dtype):
     """Of parameters, updates and states, as `jax.lax.cond` asks it; nothing is computed."""
     with jax.enable_x64(dtype == "float64"):
@@ -376,7 +378,7 @@ def test_buffer_donation_leaves_the_key_to_its_owner(row):
     assert not key.is_deleted()
 
 
-@every_row
+@wrapped_row
 def test_none_scalar_and_missing_leaves(row):
     tx, quiet = row.langevin(), row.quiet()
     layer = {"none": None, "scalar": jnp.float32(2.0), "empty": jnp.zeros((0, 3)), "nested": {}}

@@ -11,6 +11,10 @@ import langevin_optax as lgv
 from tests.cases import INTEGRATORS, OPTIMIZERS, bits, gradients_like, loss, params_like
 
 EVERYTHING = {row.id: row for row in (*OPTIMIZERS, *INTEGRATORS)}
+SOME = [
+    pytest.param(row, marks=() if row in ("adam", "rmsprop-momentum", "baoab", "adlala") else pytest.mark.slow)
+    for row in EVERYTHING
+]
 BAD_STEPS = {2: np.nan, 3: np.inf, 6: -np.inf}
 
 
@@ -34,7 +38,7 @@ def train(tx, gradients):
     return params, state
 
 
-@pytest.mark.parametrize("row", EVERYTHING)
+@pytest.mark.parametrize("row", SOME)
 def test_a_step_that_apply_if_finite_skips_draws_no_noise(row):
     """The n-th step that is applied has the n-th noise: a run with bad steps is the run without them.
 
@@ -49,7 +53,7 @@ def test_a_step_that_apply_if_finite_skips_draws_no_noise(row):
     assert {int(count) for _, count in optax.tree.get_all_with_path(state, "count")} == {8 - len(BAD_STEPS)}
 
 
-@pytest.mark.parametrize("row", EVERYTHING)
+@pytest.mark.parametrize("row", SOME)
 def test_without_it_what_is_not_finite_stays_so(row):
     """The noise neither hides it nor spreads it to other leaves (but through the thermostat that they share)."""
     tx = EVERYTHING[row].langevin()

@@ -31,7 +31,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize(
-    "name", ["adam", "baoab", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "lamb"))]
+    "name", ["adam", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "lamb", "baoab"))]
 )
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_it_runs_within_wrappers(name, wrapper):
