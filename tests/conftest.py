@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def forgets():
     """Each file of tests leaves the memory as it found it."""
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -184,6 +184,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("integrator", SAMPLERS)
 def test_moments_of_a_double_well(integrator):
@@ -253,6 +254,7 @@ def order_of_bias(make, step_sizes, **kwargs):
     return np.sum(weights * x * y) / np.sum(weights * x**2), np.sum(weights * x**2) ** -0.5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("steps", [600, pytest.param(4000, marks=pytest.mark.slow)])
 def test_orders_of_convergence_of_the_invariant_measure(steps):
@@ -336,6 +338,7 @@ def test_a_thermostat_counts_the_entries_that_a_mask_leaves_to_it():
     assert abs(change) < 2e-3 * TAU
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_one_thermostat_for_the_whole_tree():
     """Two leaves of different noise share one ξ: the mean over both is τ, the leaves themselves are not."""

@@ -118,7 +118,14 @@ def test_the_noise_of_dead_coordinates_is_bounded(name):
         assert float(jnp.std(updates)) > 0.3
 
 
-@pytest.mark.parametrize("row", OPTIMIZERS, ids=lambda row: row.id)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(o, marks=() if o.id in ("sgd", "adam", "rmsprop-momentum") else pytest.mark.slow)
+        for o in OPTIMIZERS
+    ],
+    ids=lambda row: row.id,
+)
 def test_max_noise_bounds_it(row):
     """σ√(γP) is the smaller one of itself and the bound, and where that is itself nothing changes, to the bit."""
     params = {"alive": jnp.ones(1000), "dead": jnp.ones(1000)}

@@ -139,6 +139,7 @@ def test_automatic_sharding(name, rows):
     assert_same_run(run, alone(rows))
 
 
+@pytest.mark.slow
 @every_row
 @pytest.mark.parametrize("name", SOME)
 def test_explicit_sharding(name, rows):

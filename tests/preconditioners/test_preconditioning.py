@@ -35,7 +35,9 @@ def play(transform, gradients, params):
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: s.id)
-@pytest.mark.parametrize("steps", [1, 2, 10])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 10]
+)
 def test_stock_update_is_p_times_the_momentum(scaler, steps):
     params = params_like()
     gradients = gradients_like(params, steps)
@@ -57,7 +59,10 @@ def test_p_of_a_coordinate_without_gradient(scaler):
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=lambda s: s.id)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["bfloat16", "complex64", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float32", "float64"))],
+)
 def test_p_is_real_and_float32_at_least(scaler, dtype):
     with jax.enable_x64(dtype == "float64"):
         params = {"w": jnp.full((3,), 0.5, dtype)}

@@ -279,6 +279,7 @@ def test_a_seed_does_not_depend_on_the_others():
 FAST = ["--optimizers", "adam", "--depths", "1", "--epochs", "6", "--learning-rate", "0.01", "--batch-size", "96"]
 
 
+@pytest.mark.slow
 def test_step_by_step_is_the_compiled_epoch(monkeypatch):
     """What convolutions get on a CPU; the last batch of test images is a small one."""
     own = task(*FAST, "--augment")
@@ -357,6 +358,7 @@ def test_a_bound_on_the_noise():
     assert "noise of at most 0.001 per step" in report.caption([task(*bounded, "l-adam")], 1, SMALL)
 
 
+@pytest.mark.slow
 def test_an_integrator_learns():
     _, loss = curves(task("--optimizers", "adlala", "--depths", "1", "--epochs", "8", "--learning-rate", "0.25"), (0,))
     assert loss[-1] < loss[0] - 0.3
@@ -513,6 +515,7 @@ def test_models_normalise_by_the_batch_in_training_only(name):
     assert all(jax.tree.leaves(changed))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
     own = task("--dtype", "bfloat16", "--optimizers", "adam")
     training = train.prepare(own, SMALL)

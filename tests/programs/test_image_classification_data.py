@@ -164,6 +164,7 @@ def preset(name, tmp_path, *argv):
     return (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10-conv-dense", pytest.param("cifar100-resnet", marks=pytest.mark.slow)])
 def test_cifar_presets_end_to_end(name, tmp_path, monkeypatch):
     """Of depth 1, for the time that compiling takes; the slow test has all in full."""

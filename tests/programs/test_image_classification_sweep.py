@@ -125,6 +125,7 @@ def test_killed(tmp_path):
     assert (killed / "summary.csv").read_text() == (whole / "summary.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
     """All is trained, and nothing is written: the next start trains nothing and reports."""
@@ -246,6 +247,7 @@ def test_when_to_stop_early(losses, stopped):
     assert _stopped_after(task(), np.array(losses)) is None
 
 
+@pytest.mark.slow
 def test_early_stopping(tmp_path, undisturbed):
     one = ["--depths", "1", "--early-stopping", "3", "--optimizers"]
     (still,) = flags.tasks(flags.parse([*one, "sgd", "--epochs", "9", "--learning-rate", "0"]), SMALL)

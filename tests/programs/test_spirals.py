@@ -72,6 +72,7 @@ def plain():
         return train.train(TINY, Method("SGD", studies.sgd), seeds=2, keep_last=True)
 
 
+@pytest.mark.slow
 def test_values_and_seeds_are_runs_of_their_own(plain):
     """A grid in one program gives what each run gives alone; σ = 0 is SGD; seeds differ."""
     grid = train.train(TINY, Method("SGLD", studies.sgld, [(0.0,), (1.0,)]), seeds=2)
@@ -110,6 +111,7 @@ def test_training_is_that_of_a_plain_loop(plain):
     assert np.ptp(train.classifier(result, np.asarray(points.test_x))) > 0
 
 
+@pytest.mark.slow
 def test_methods_have_the_settings_of_the_literature():
     model, x = Perceptron(7), jnp.ones((1, 2))
     order, params = lgv.layer_order(model, x), model.init(jax.random.key(0), x)
