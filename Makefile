@@ -13,7 +13,8 @@ test: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow" tests/programs  # by themselves: workers that ran all would grow beyond 2 GB
+	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/programs
 
 # Everything: also every wrapper around every optimiser, long statistical runs, notebooks, processes that are killed.
 test-all: $(VENV)/test

@@ -22,6 +22,11 @@ STRICT = ("prodigy", "dadapt_adamw", "momo", "momo_adam", "lars", "fromage", "no
 
 
 @pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("row", [OPTIMIZERS[2], OPTIMIZERS[10], ALIASES[2], ALIASES[5]], ids=lambda row: row.id)
+def test_sigma_zero_is_optax_bit_for_bit_as_users_compile(row):
+    test_sigma_zero_is_optax_bit_for_bit(row)
+
+
 @pytest.mark.parametrize("row", OPTIMIZERS + ALIASES, ids=lambda row: row.id)
 def test_sigma_zero_is_optax_bit_for_bit(row):
     """Parameters and state; for Adam a σ that is 0 by an array or a schedule too."""
