@@ -1,10 +1,4 @@
-"""Langevin versions of Adam, AdamW, NAdam and AMSGrad.
-
-Each is `langevin` of the Optax function of its name, and shares with the others of the package: ``learning_rate`` γ and
-``sigma`` σ, scalars or Optax schedules; ``key``, an ``int`` or a ``jax.random.key``; ``mask``, where to add noise, such
-as `layer_mask`; ``sampler``, as in `noise_like`; ``max_noise``, as in `add_preconditioned_noise`. A coordinate whose
-gradient has always been 0 is called dead.
-"""
+"""Langevin versions of Adam, AdamW, NAdam and AMSGrad."""
 
 from typing import Any
 
