@@ -28,9 +28,11 @@ def check_like(preconditioner: Any, updates: Any) -> None:
 
 
 def check_values(preconditioner: Any) -> None:
-    """Raise for a negative P or NaN, where the values are known: outside of jit, and on this process."""
+    """Raise for a negative P or NaN, where the values are known: constants within jit too, and on this process."""
     for path, p in jax.tree_util.tree_leaves_with_path(preconditioner):
         if isinstance(p, jax.core.Tracer) or (isinstance(p, jax.Array) and not p.is_fully_addressable):
             continue
-        if not jnp.all(jnp.asarray(p) >= 0):  # on the device of P, of which one bit comes back
+        with jax.ensure_compile_time_eval():  # on the device of P, of which one bit comes back
+            valid = bool(jnp.all(jnp.asarray(p) >= 0))
+        if not valid:
             raise ValueError(f"preconditioner must be ≥ 0, got {p} at {_trees.leaf_name(path)}.")

@@ -463,6 +463,43 @@ def test_a_preconditioner_of_none_is_none_given():
     )
 
 
+@pytest.mark.parametrize(
+    "p", [4.0, np.float32(4.0), np.full(3, 4.0), jnp.full(3, 4.0)], ids=["float", "numpy", "array", "jax"]
+)
+@pytest.mark.parametrize("make", [lgv.add_preconditioned_noise, lgv.sgd], ids=["link", "optimiser"])
+def test_a_preconditioner_that_is_a_constant_of_the_program(make, p):
+    """Its values are known within jit and scan too, where what is calculated with them is not."""
+    tx, updates = make(1.0, SIGMA, 0), {"w": jnp.zeros(3)}
+    update = lambda s, _=None: tx.update(updates, s, preconditioner={"w": p})[::-1]
+    _, noise = jax.jit(update)(tx.init(updates))
+    np.testing.assert_allclose(noise["w"], 2 * SIGMA * lgv.noise_like(0, 0, updates)["w"], rtol=1e-6)
+    _, noises = jax.lax.scan(update, tx.init(updates), length=2)
+    assert noises["w"].shape == (2, 3)
+    negative = -p
+    with pytest.raises(ValueError, match="preconditioner must be ≥ 0"):
+        jax.jit(lambda s: tx.update(updates, s, preconditioner={"w": negative}))(tx.init(updates))
+
+
+def test_a_sharded_preconditioner_is_checked_where_it_is(monkeypatch):
+    """Nothing of its size comes to the host."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.device_put(jnp.ones(16), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
+    noise, updates = lgv.add_preconditioned_noise(GAMMA, SIGMA, 0), {"w": jnp.ones(16)}
+    state = noise.init(updates)
+    pulled, asarray = [], np.asarray
+
+    def spy(x, *args, **kwargs):
+        pulled.append(np.shape(x))
+        return asarray(x, *args, **kwargs)
+
+    monkeypatch.setattr(np, "asarray", spy)
+    noise.update(updates, state, preconditioner={"w": sharded})
+    monkeypatch.undo()
+    assert (16,) not in pulled
+    with pytest.raises(ValueError, match="preconditioner must be ≥ 0"):
+        noise.update(updates, state, preconditioner={"w": -sharded})
+
+
 @pytest.mark.parametrize("bad", [-1.0, np.nan])
 def test_a_known_preconditioner_below_zero_raises(bad):
     noise = lgv.add_preconditioned_noise(GAMMA, SIGMA, 0)
