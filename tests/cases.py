@@ -6,8 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import langevin_optax as lgv
+
+
+def by_default(chosen, every):
+    """The parameters of a test that runs these by default, and all with -m slow."""
+    ids = [str(getattr(value, "id", value)) for value in every]
+    assert set(chosen) <= set(ids), f"{chosen} are not all in {ids}"
+    slow = [() if name in chosen else pytest.mark.slow for name in ids]
+    return [pytest.param(value, marks=mark, id=name) for value, mark, name in zip(every, slow, ids, strict=True)]
 
 
 class Optimizer(NamedTuple):

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 
 import langevin_optax as lgv
 from langevin_optax.integrators import _adaptive_langevin, _baoab, _common, _overdamped
-from tests.cases import bits, gradients_like, loss, params_like, run
+from tests.cases import bits, by_default, gradients_like, loss, params_like, run
 
 LIMIT = 5  # standard errors
 ENTRIES = 500  # of a chain: as many copies of a separable problem, and degrees of freedom of a thermostat
@@ -859,7 +859,7 @@ PARTITIONED = {
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("name", PARTITIONED)
+@pytest.mark.parametrize("name", by_default(["adlala"], PARTITIONED))
 def test_each_part_has_a_temperature_of_its_own(name):
     h = 0.1
     make, kwargs, _ = PARTITIONED[name]
@@ -892,7 +892,7 @@ def test_each_part_has_a_temperature_of_its_own(name):
     assert all(abs(z) < LIMIT for z in z.values()), z
 
 
-@pytest.mark.parametrize("name", PARTITIONED)
+@pytest.mark.parametrize("name", by_default(["adlala"], PARTITIONED))
 def test_the_rest_falls_back_to_the_first_part(name):
     """To the bit; and another value makes a difference to the rest alone."""
     make, kwargs, fallbacks = PARTITIONED[name]

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import langevin_optax as lgv
-from tests.cases import ALIASES, INTEGRATORS, OPTIMIZERS, bits, params_like
+from tests.cases import ALIASES, INTEGRATORS, OPTIMIZERS, bits, by_default, params_like
 
 KEY = jax.random.key(7)
 LAST = 2**31 - 1
@@ -168,7 +168,7 @@ ROWS_PAST_THE_END = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS_PAST_THE_END, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", by_default(["adam", "overdamped_langevin", "baoab", "adlala"], ROWS_PAST_THE_END))
 @pytest.mark.parametrize(
     "wrap",
     [lambda tx: tx, pytest.param(lambda tx: optax.MultiSteps(tx, 1), marks=pytest.mark.slow)],

@@ -11,7 +11,7 @@ import pytest
 
 import langevin_optax as lgv
 from langevin_optax.optimizers import _rows
-from tests.cases import ALIASES, OPTIMIZERS, bits, loss, params_like, run
+from tests.cases import ALIASES, OPTIMIZERS, bits, by_default, loss, params_like, run
 from tests.optimizers.recursions import preconditioner
 from tests.optimizers.test_recursions import ROWS, alias, played
 
@@ -70,7 +70,12 @@ def gamma_of(row, count):
 
 
 # Prodigy's estimate grows in the third step, so that the old one and the new one differ there.
-PLAYED = [(row, steps) for row in ROWS for steps in ((3, 4) if row.name == "prodigy" else (None,))]
+# By default the first row of each alias.
+PLAYED = [
+    pytest.param(row, steps, marks=() if row.name not in {r.name for r in ROWS[:i]} else pytest.mark.slow)
+    for i, row in enumerate(ROWS)
+    for steps in ((3, 4) if row.name == "prodigy" else (None,))
+]
 
 
 @pytest.mark.parametrize(("row", "number"), PLAYED, ids=lambda value: getattr(value, "id", value))
@@ -368,7 +373,7 @@ def test_the_count_of_the_stock_optimiser_is_found_by_its_name():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", by_default(["True"], [False, True]))
 def test_integer_hyperparameters_warn_of_nothing(x64):
     params = {"w": jnp.ones(3)}
     with jax.enable_x64(x64):

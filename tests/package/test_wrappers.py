@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import langevin_optax as lgv
-from tests.cases import bits, loss, params_like
+from tests.cases import bits, by_default, loss, params_like
 
 MAKE = {
     "sgd": lambda: lgv.sgd(1e-2, 1e-1, 0),
@@ -113,18 +113,18 @@ def test_a_frozen_encoder_walks():
 
 
 @pytest.mark.parametrize(
-    "tool",
+    ("tool", "error"),
     [
-        lambda state: np.savez(io.BytesIO(), *jax.tree.leaves(state)),
-        flax.serialization.to_bytes,
-        lambda state: chex.assert_trees_all_close(state, state),
+        (lambda state: np.savez(io.BytesIO(), *jax.tree.leaves(state)), TypeError),
+        (flax.serialization.to_bytes, TypeError),
+        (lambda state: chex.assert_trees_all_close(state, state), TypeError),
     ],
     ids=["savez", "flax", "chex"],
 )
-def test_tools_that_take_no_typed_keys(tool):
+def test_tools_that_take_no_typed_keys(tool, error):
     """With keys as data they take the state: docs/sharp_bits.md has the two functions, and a test runs them."""
     state = lgv.adam(1e-3, 1e-3, 0).init({"w": jnp.ones(3)})
-    with pytest.raises((TypeError, ValueError, NotImplementedError, AssertionError)):
+    with pytest.raises(error):
         tool(state)
     is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     tool(jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state))
@@ -141,7 +141,7 @@ def test_injected_seeds_beyond_31_bits():
     np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", by_default(["adam", "baoab"], MAKE))
 def test_the_exported_update_is_the_update(name):
     params = params_like()
     tx = MAKE[name]()

@@ -314,7 +314,7 @@ def total(tree):
     [
         noisy(ON_UPDATE),
         pytest.param(noisy(lgv.scale_by_adam()), marks=pytest.mark.slow),
-        noisy(lgv.scale_by_rms(), lgv.trace(0.9)),
+        pytest.param(noisy(lgv.scale_by_rms(), lgv.trace(0.9)), marks=pytest.mark.slow),
     ],
     ids=["own", "adam", "handed on"],
 )
@@ -344,7 +344,11 @@ def test_nothing_is_left_behind(tx):
 @pytest.mark.parametrize(
     "transform", [lambda f: f, jax.vmap, lambda f: jax.grad(lambda g: f(g).sum())], ids=["jit", "vmap", "grad"]
 )
-@pytest.mark.parametrize("scaler", [ON_UPDATE, lgv.scale_by_adam()], ids=["own", "adam"])
+@pytest.mark.parametrize(
+    "scaler",
+    [ON_UPDATE, pytest.param(lgv.scale_by_adam(), marks=pytest.mark.slow)],
+    ids=["own", "adam"],
+)
 def test_nothing_is_left_behind_by_an_exception_in_mid_trace(transform, scaler):
     def fail(u, p):
         del u, p

@@ -1,18 +1,6 @@
-import ctypes
 import signal
 
-import jax
 import pytest
-
-
-@pytest.fixture(autouse=True, scope="module")
-def trimmed():
-    """What compiled programs leave free goes back to the system: glibc would keep some hundred MB for each file."""
-    yield
-    jax.clear_caches()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 @pytest.fixture

@@ -80,7 +80,14 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("fails_at", [("l-adam", (0, 1), 0), ("l-adam", (0, 1), 2), ("adlala", (0, 1), 3)])
+@pytest.mark.parametrize(
+    "fails_at",
+    [
+        pytest.param(("l-adam", (0, 1), 0), marks=pytest.mark.slow),
+        ("l-adam", (0, 1), 2),
+        pytest.param(("adlala", (0, 1), 3), marks=pytest.mark.slow),
+    ],
+)
 def test_an_error_in_the_middle(fails_at, tmp_path, undisturbed):
     disturbed = tmp_path / "disturbed"
     disturbed.mkdir()
