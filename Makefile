@@ -13,8 +13,7 @@ test: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 -m "not slow" tests/programs  # by themselves: workers that ran all would grow beyond 2 GB
-	$(BIN)/pytest -n 2 -m "not slow" --ignore tests/programs
+	$(BIN)/pytest -n 2 -m "not slow"
 
 # Everything: also every wrapper around every optimiser, long statistical runs, notebooks, processes that are killed.
 test-all: $(VENV)/test

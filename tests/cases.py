@@ -19,6 +19,15 @@ def by_default(chosen, every):
     return [pytest.param(value, marks=mark, id=name) for value, mark, name in zip(every, slow, ids, strict=True)]
 
 
+def first_of_each_name(rows):
+    """The parameters of a test that runs the first row of each name by default, and all with -m slow."""
+    names = [row.name for row in rows]
+    return [
+        pytest.param(row, marks=() if row.name not in names[:i] else pytest.mark.slow, id=row.id)
+        for i, row in enumerate(rows)
+    ]
+
+
 class Optimizer(NamedTuple):
     """One optimiser of the package, and the stock one whose Langevin version it is."""
 

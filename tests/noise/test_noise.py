@@ -162,7 +162,7 @@ def test_leaves_of_one_shape_are_one_draw(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("size", [8, 512])
+@pytest.mark.parametrize("size", [pytest.param(8, marks=pytest.mark.slow), 512])
 def test_compiled_draws_grow_with_shapes_and_not_with_leaves(sampler, size, optimized):
     """As users compile: every draw of words is exclusive ors; those of the keys do not grow either."""
 

@@ -11,7 +11,7 @@ import pytest
 
 import langevin_optax as lgv
 from langevin_optax.optimizers import _rows
-from tests.cases import ALIASES, OPTIMIZERS, bits, by_default, loss, params_like, run
+from tests.cases import ALIASES, OPTIMIZERS, bits, by_default, first_of_each_name, loss, params_like, run
 from tests.optimizers.recursions import preconditioner
 from tests.optimizers.test_recursions import ROWS, alias, played
 
@@ -70,11 +70,10 @@ def gamma_of(row, count):
 
 
 # Prodigy's estimate grows in the third step, so that the old one and the new one differ there.
-# By default the first row of each alias.
 PLAYED = [
-    pytest.param(row, steps, marks=() if row.name not in {r.name for r in ROWS[:i]} else pytest.mark.slow)
-    for i, row in enumerate(ROWS)
-    for steps in ((3, 4) if row.name == "prodigy" else (None,))
+    pytest.param(*row.values, steps, marks=row.marks)
+    for row in first_of_each_name(ROWS)
+    for steps in ((3, 4) if row.id.startswith("prodigy") else (None,))
 ]
 
 

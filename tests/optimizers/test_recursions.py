@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.cases import first_of_each_name
 from tests.optimizers import recursions
 from tests.optimizers.recursions import Step, decay, momentum, preconditioner
 
@@ -185,7 +186,7 @@ def played(name):
     ]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("row", first_of_each_name(ROWS))
 def test_stock_update_is_p_times_the_momentum(row):
     steps, kwargs = played(row.name), row.arguments()
     products, decays = [], []

@@ -18,7 +18,7 @@ from tests.cases import ADLA, ALIASES, BAOAB, INTEGRATORS, OPTIMIZERS, bits, los
 pytestmark = pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated")
 
 # Wrappers see one engine, and one update of each integrator: they meet these rows by default, and all with -m slow.
-REPRESENTATIVE = {"adam", "lamb-weight_decay", "adlala"}
+REPRESENTATIVE = {"adam", "adlala"}
 
 
 def rows(name, *tables, default=REPRESENTATIVE):

@@ -228,7 +228,7 @@ def test_the_noise_is_its_formula(tree, data, gamma, sigma, key, sampler, scaled
 
 
 @given(optimizers, trees(any_leaves), st.data(), rates, sigmas, keys)
-@examples(6)
+@examples(4)
 def test_optimisers_are_those_of_optax_and_noise(optimizer, tree, data, gamma, sigma, key):
     """To the bit where there is no noise; where there is, it is one and the same σ√(γP) ≥ 0 times each ξ."""
     params, gradients = arrays(tree, 1), arrays(tree, data.draw(seeds))
@@ -261,7 +261,7 @@ def test_optimisers_are_those_of_optax_and_noise(optimizer, tree, data, gamma, s
 
 
 @given(optimizers, trees(any_leaves), st.sets(st.integers(0, 4)), keys, st.sampled_from(["absent", "masked", "apart"]))
-@examples(6)
+@examples(4)
 def test_a_leaf_does_not_know_of_the_others(optimizer, tree, left_out, key, how):
     """Whether they are absent, masked by `optax.masked`, or in a part of their own."""
     params, gradients = arrays(tree, 1), arrays(tree, 2)
@@ -284,7 +284,7 @@ def test_a_leaf_does_not_know_of_the_others(optimizer, tree, left_out, key, how)
 
 
 @given(of_one_part, trees(real_leaves), values(1e-3, 0.1), values(0.3, 0.5), st.lists(keys, min_size=2, max_size=2))
-@examples(6)
+@examples(4)
 def test_integrators(integrator, tree, h, tau, two_keys):
     """They keep shapes and dtypes, and without a temperature their key makes no difference."""
     params, gradients = arrays(tree, 1), arrays(tree, 2)
@@ -317,7 +317,7 @@ def test_euler_is_sgld(tree, h, tau, key):
 
 
 @given(optimizers | of_one_part, trees(real_leaves), keys, st.integers(0, 2))
-@examples(6)
+@examples(4)
 def test_a_state_of_numpy_arrays_goes_on_to_the_bit(row, tree, key, steps):
     params, gradients = arrays(tree, 1), arrays(tree, 2)
     tx = row.langevin(0.1, 0.3, key)
