@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
+AOT := $(VENV)/aot
 
-.PHONY: demo test test-all oldest guard mutations clean
+.PHONY: demo test test-all compiled oldest guard mutations clean
 
 demo: $(VENV)/examples
 	$(BIN)/python -m examples.image_classification
@@ -16,12 +17,16 @@ test: $(VENV)/test
 	$(BIN)/pytest -n 2 -m "not slow"
 
 # Everything: also every wrapper around every optimiser, long statistical runs, notebooks, processes that are killed.
-test-all: $(VENV)/test
+test-all: $(VENV)/test compiled
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 	$(BIN)/python -m tests.guard
+
+# The programs that XLA makes for a TPU, and for a GPU where a CUDA toolkit is found: compiled, not run.
+compiled: $(AOT)/test
+	JAX_PLATFORMS=cpu $(AOT)/bin/pytest tests/programs/test_compiled.py
 
 # Breaks the package in many places, one by one, each of which the tests must find.
 mutations: $(VENV)/test
@@ -35,6 +40,11 @@ oldest: $(OLDEST)/test
 # The statistical guard, whose false alarms are those of 1 seed in 1000: SEED=1 make guard.
 guard: $(VENV)/test
 	$(BIN)/python -m tests.guard
+
+$(AOT)/test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv $(AOT)
+	$(AOT)/bin/pip install --quiet --disable-pip-version-check --editable ".[aot,test]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) results

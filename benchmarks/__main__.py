@@ -3,27 +3,26 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from benchmarks import measures, report
+from benchmarks import compiled, measures, report
 from examples import interrupts
 from examples.storage import Shown, StorageError, alone
 
 
 @interrupts.in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
-    gpu = jax.default_backend() == "gpu"
     sections = list(measures.SECTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--only",
         nargs="+",
         choices=sections,
-        default=sections,
         metavar="SECTION",
         help="large (one leaf), highway (320 leaves), training (whole training steps), parameters and leaves (the "
         "curves, both needed for the picture) (default: all)",
@@ -37,16 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--entries",
         type=_entries,
-        default=10**9 if gpu else 10**7,
         help="size of the large leaf (default: 1e9 on a GPU, 1e7 elsewhere)",
     )
     parser.add_argument(
         "--dtypes",
         nargs="+",
         choices=["float32", "bfloat16"],
-        default=["float32", "bfloat16"] if gpu else ["float32"],
         metavar="DTYPE",
         help="of the large leaf, float32 or bfloat16 (default: both on a GPU, float32 elsewhere)",
+    )
+    parser.add_argument(
+        "--compiled",
+        nargs="+",
+        choices=list(compiled.PLATFORMS),
+        metavar="PLATFORM",
+        help="measure nothing, and read off the programs that XLA compiles for a TPU v5e (tpu) or an H100 (gpu), "
+        "without either, what memory they move and need",
     )
     parser.add_argument(
         "--output",
@@ -56,7 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
 
-    sizes = measures.Sizes(options.seconds, options.entries, tuple(options.dtypes))
+    if options.compiled and (options.only or options.entries or options.dtypes):
+        parser.error("--compiled has cases of its own: leave out --only, --entries and --dtypes")
+    if options.compiled:
+        jax.config.update("jax_platforms", "cpu")  # whatever the plugins of others find here
+        chosen = {f"compiled for {name}": partial(compiled.rows, name) for name in dict.fromkeys(options.compiled)}
+    else:
+        names = dict.fromkeys(options.only or sections)
+        chosen = {name: partial(measures.SECTIONS[name], _sizes(options)) for name in names}
+    settings = {} if options.compiled else _sizes(options)._asdict()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -64,25 +77,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"argument --output: cannot make the folder {str(options.output)!r}: {error.strerror}")
     try:
         with alone(options.output):
-            _measure(list(dict.fromkeys(options.only)), sizes, command, options.output)
-    except StorageError as error:
+            _measure(chosen, settings, command, options.output)
+    except (StorageError, compiled.MissingError) as error:
         sys.exit(f"error: {error}")
 
 
-def _measure(sections: Sequence[str], sizes: measures.Sizes, command: str, output: Path) -> None:
+def _sizes(options: argparse.Namespace) -> measures.Sizes:
+    gpu = jax.default_backend() == "gpu"
+    entries = options.entries or (10**9 if gpu else 10**7)
+    dtypes = options.dtypes or (["float32", "bfloat16"] if gpu else ["float32"])
+    return measures.Sizes(options.seconds, entries, tuple(dtypes))
+
+
+def _measure(
+    sections: Mapping[str, Callable[[], Iterable[measures.Row]]], settings: Any, command: str, output: Path
+) -> None:
     shown = Shown(output)
-    shown.check(_settings(sections, sizes))
+    shown.check(_settings(sections, settings))
     print(f"{report.machine()}\n{report.line(report.HEADING)}", flush=True)
     rows: list[measures.Row] = []
     written: list[Path] = []
     with interrupts.stopping("writing the comparisons that are finished") as stop:
-        for number, section in enumerate(sections, 1):
-            for row in measures.SECTIONS[section](sizes):
+        for number, rows_of in enumerate(sections.values(), 1):
+            for row in rows_of():
                 print(report.line(report.cells(row)), flush=True)
                 rows.append(row)
                 if stop.is_set():
                     break
-            done = _settings(sections[: number - stop.is_set()], sizes)
+            done = _settings(list(sections)[: number - stop.is_set()], settings)
             if shown.holds(done):  # after each section, so that none is lost: neither one of these nor an earlier one
                 shown.write(done)
                 written = report.write(rows, command, output)
@@ -93,8 +115,8 @@ def _measure(sections: Sequence[str], sizes: measures.Sizes, command: str, outpu
         sys.exit(interrupts.STATUS)
 
 
-def _settings(sections: Sequence[str], sizes: measures.Sizes) -> dict[str, Any]:
-    each = {"seconds": sizes.seconds, "entries": sizes.entries, "dtypes": list(sizes.dtypes)}
+def _settings(sections: Iterable[str], settings: Any) -> dict[str, Any]:
+    each = {name: settings[name] for name in ("seconds", "entries", "dtypes") if name in settings}
     return each | {f"section {section}": True for section in sections}
 
 

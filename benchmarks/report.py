@@ -14,7 +14,19 @@ from benchmarks.measures import Row
 from examples import presentation
 
 HEADING = ["measure", "case", "contender", "value", "/ optax.adam", "quartiles", "note"]
-PACKAGES = ["jax", "jaxlib", "optax", "flax", "langevin_optax", "blackjax", "sgmcmcjax", "posteriors", "torch"]
+PACKAGES = [
+    "jax",
+    "jaxlib",
+    "libtpu",
+    "jax-cuda13-plugin",
+    "optax",
+    "flax",
+    "langevin_optax",
+    "blackjax",
+    "sgmcmcjax",
+    "posteriors",
+    "torch",
+]
 
 
 def machine() -> str:
@@ -46,7 +58,7 @@ def cells(row: Row) -> list[str]:
 
 
 def _unit(row: Row) -> str:
-    return "bytes" if row.measure in ("state", "temporary memory") else "seconds"
+    return "bytes" if row.measure in ("state", "temporary memory", "bytes moved") else "seconds"
 
 
 def line(cells: Sequence[str]) -> str:

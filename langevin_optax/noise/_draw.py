@@ -3,8 +3,8 @@
 Hazards, and where they are handled:
 
 1. One draw per leaf makes compile time grow with the number of leaves. Leaves of one shape are drawn together
-   (`_draw_leaves`; but a few large ones are not), apart from their use (`_apart`), which is the same kernel for all of
-   them (`_rows`).
+   (`_together`), apart from their use (`_apart`), which is the same kernel for all of them (`_rows`). Normals of large
+   leaves, which would go through memory, are drawn where they are used.
 2. Only threefry keys give the same values under `vmap` as alone; keys of other implementations are drawn one by one.
 3. bfloat16 noise has 8 bits: draws are float32 at least, and the sum is rounded once by the caller.
 4. Within `jax.shard_map` the shards of a leaf have one path and one shape: the key of a leaf that varies over axes of
@@ -28,11 +28,12 @@ from langevin_optax.noise._samplers import Draw, Sampler
 
 _NAMED = (_samplers.normal, _samplers.rademacher)
 
-# Normals of a few leaves of so many entries are drawn where they are used, and not through memory. That is faster (four
-# leaves of 2.5 million entries on 2 cores: 1.5 times the time of Adam's update instead of 2.1), but compiles one kernel
-# per leaf (160 leaves of 2¹⁸ entries: 14 times the compile time of Adam instead of 2).
+# Leaves of so many entries get their normals where they are used, and not through memory: on an H200 36 leaves of a
+# transformer then take 1.2 times Adam's update instead of 1.6, and no copy of the parameters. But that compiles a
+# kernel for each leaf. XLA for accelerators compiles kernels that are alike once; on CPU 160 leaves take 14 times the
+# compile time of Adam instead of 2, and only a few are drawn so.
 _LARGE = 2**18
-_FEW = 4
+_FEW_ON_CPU = 4
 
 
 def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, sampler: Sampler = "normal") -> Any:
@@ -51,8 +52,9 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       tree: arrays or ``jax.ShapeDtypeStruct``; only paths, shapes and dtypes are read. ``None`` and
         ``optax.MaskedNode`` leaves pass through.
       sampler: ``"normal"``; ``"rademacher"`` (±1, one random bit per entry, enough for a weak first-order scheme, which
-        needs the first three moments only; if a shard is not a multiple of 32 entries, neighbouring shards share a
-        random word and XLA inserts a collective); or a function ``(key, shape, dtype)`` with mean 0 and variance 1.
+        needs the first three moments only; if leaves are sharded along their first axis of more than 16 entries, in
+        shards that are no multiple of 32, then neighbours share a random word and XLA inserts a collective); or a
+        function ``(key, shape, dtype)`` with mean 0 and variance 1.
 
     Returns:
       A tree like ``tree``: float32 leaves (float64 for float64 leaves), complex for complex leaves, then circular with
@@ -115,11 +117,23 @@ def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any
     if not _keys.is_threefry(keys):
         return [one(key) for key in keys]
     if draw is _samplers.rademacher and not jnp.issubdtype(dtype, jnp.complexfloating):  # a 32nd of a leaf
-        words = _apart(lambda key: _samplers.packed_bits(key, shape), keys)
-        return [_samplers.unpacked(row, shape, dtype) for row in _rows(words)]
-    if len(keys) == 1 or (len(keys) <= _FEW and draw in _NAMED and _is_large(shape)):
+        words = _together(lambda key: _samplers.packed_bits(key, shape), keys)
+        return [_samplers.unpacked(row, shape, dtype) for row in words]
+
+    large = draw in _NAMED and _is_large(shape)
+    if len(keys) == 1 or (large and len(keys) <= _FEW_ON_CPU):
         return [one(key) for key in keys]
-    return _rows(_apart(one, keys))
+    if not large:
+        return _together(one, keys)
+    return jax.lax.platform_dependent(
+        jax.random.key_data(keys),
+        cpu=lambda data: _together(one, _wrapped(data)),
+        default=lambda data: [one(key) for key in _wrapped(data)],
+    )
+
+
+def _wrapped(data: jax.Array) -> jax.Array:
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def _is_large(shape: tuple[int, ...]) -> bool:
@@ -130,11 +144,15 @@ def _is_large(shape: tuple[int, ...]) -> bool:
 _draw_leaves_of_name = jax.jit(_draw_leaves, static_argnums=(0, 2, 3))
 
 
+def _together(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> list[jax.Array]:
+    return _rows(_apart(draw_leaf, keys))
+
+
 def _apart(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
     """``vmap(draw_leaf)(keys)``, materialised: otherwise XLA fuses the draw into every use, and compiles each."""
 
     def draw(data):
-        return jax.vmap(draw_leaf)(jax.random.wrap_key_data(data, impl="threefry2x32"))
+        return jax.vmap(draw_leaf)(_wrapped(data))
 
     def on_cpu(data):  # here XLA drops barriers before it fuses, but not a condition that it does not know
         like = jax.eval_shape(draw, data)

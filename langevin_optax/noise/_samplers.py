@@ -84,9 +84,9 @@ def unpacked(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
-    """The axis that wastes the fewest bits of its last word."""
+    """The first axis that fills half of its words: on TPU what is packed along the last one has another layout."""
     sizes = shape or (1,)
-    return min(range(len(sizes)), key=lambda a: (-(-sizes[a] // 32) / max(sizes[a], 1), -a))
+    return next((a for a, size in enumerate(sizes) if size > 16), int(np.argmax(sizes)))
 
 
 _SAMPLERS: dict[str, Draw] = {"normal": normal, "rademacher": rademacher}

@@ -18,6 +18,7 @@ import numpy as np
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 _ZERO = np.uint32(0)
+_barrier = jax.lax.optimization_barrier
 
 
 def fold_in(key: jax.Array, data: Any, high: Any = _ZERO) -> jax.Array:
@@ -36,7 +37,18 @@ def random_pairs(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax
     """Two independent words per entry, whose exclusive or is that of `jax.random.bits`."""
     # The counter of an entry is its position, as two words of which each counts some of the axes.
     split = _low_axes(shape)
-    return _threefry2x32(key, _positions(shape, range(split)), _positions(shape, range(split, len(shape))))
+    key, one = _own_one(key)
+    return _threefry2x32(key, _positions(shape, range(split), one), _positions(shape, range(split, len(shape)), one))
+
+
+def _own_one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The key, and a 1 of which XLA for accelerators does not know that other leaves have the same.
+
+    Leaves that shared their positions would be fused to one kernel, which takes twice as long to compile as a kernel
+    for each leaf, of which those that are alike are compiled once.
+    """
+    one = _ZERO * key[0] + np.uint32(1)  # it varies over the axes of a mesh as the key does
+    return jax.lax.platform_dependent(key, cpu=lambda key: (key, one), default=lambda key: _barrier((key, one)))
 
 
 def _low_axes(shape: tuple[int, ...]) -> int:
@@ -64,16 +76,16 @@ def _threefry2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Arr
             x0 = x0 + x1
             x1 = x0 ^ ((x1 << np.uint32(r)) | (x1 >> np.uint32(32 - r)))
         x0 = x0 + schedule[(i + 1) % 3]
-        x1 = x1 + schedule[(i + 2) % 3] + np.uint32(i + 1)
+        x1 = x1 + (schedule[(i + 2) % 3] + np.uint32(i + 1))
     return x0, x1
 
 
-def _positions(shape: tuple[int, ...], axes: range) -> jax.Array:
+def _positions(shape: tuple[int, ...], axes: range, one: jax.Array) -> jax.Array:
     position = jnp.zeros(shape, jnp.uint32)
     stride: Any = 1
     for axis in reversed(axes):
         # An axis of one entry may stand on 2³² others, where the stride does not matter.
         step = np.uint32(stride % 2**32) if isinstance(stride, int) else jnp.asarray(stride).astype(jnp.uint32)
-        position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * step
+        position += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * (step * one)
         stride *= shape[axis]
     return position

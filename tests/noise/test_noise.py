@@ -144,9 +144,26 @@ def jaxpr_of_noise(shapes, sampler="normal"):
     return str(jax.make_jaxpr(lambda key: lgv.noise_like(key, 0, like, sampler))(KEY))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((), 0), ((5,), 0), ((70,), 0), ((64, 10), 0), ((10, 64), 1), ((3, 3, 17, 40), 2), ((9, 16), 1)]
+)
+def test_rademacher_is_the_bits_of_its_words(shape, axis):
+    """Packed along the first axis of more than 16 entries, else the longest; bit b of word w is entry 32 w + b."""
+    signs = _samplers.rademacher(KEY, shape, jnp.float32)
+    sizes = list(shape or (1,))
+    sizes[axis] = -(-sizes[axis] // 32)
+    words = np.asarray(jax.random.bits(KEY, sizes, jnp.uint32))
+    bits = np.unpackbits(words.astype("<u4")[..., None].view(np.uint8), axis=-1, bitorder="little")
+    bits = np.moveaxis(bits, -1, axis + 1)  # behind its word
+    expected = bits.reshape(*sizes[:axis], 32 * sizes[axis], *sizes[axis + 1 :]).take(
+        range((shape or (1,))[axis]), axis=axis
+    )
+    np.testing.assert_array_equal(signs, 1 - 2.0 * expected.reshape(shape))
+
+
 def test_rademacher_takes_one_word_for_32_entries():
     drawn = set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}, "rademacher")))
-    assert drawn - {"1"} == {"1,64,2"}  # 1: of keys
+    assert drawn - {"1"} == {"1,2,64"}  # 1: of keys
     assert set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}))) - {"1"} == {"64,64"}
 
 
