@@ -20,10 +20,10 @@ def by_default(chosen, every):
 
 
 def first_of_each_name(rows):
-    """The parameters of a test that runs the first row of each name by default, and all with -m slow."""
-    names = [row.name for row in rows]
+    """By default the first row of each name, centred or not; all with -m slow."""
+    kinds = [(row.name, "centered" in row.kwargs) for row in rows]
     return [
-        pytest.param(row, marks=() if row.name not in names[:i] else pytest.mark.slow, id=row.id)
+        pytest.param(row, marks=pytest.mark.slow if kinds[i] in kinds[:i] else (), id=row.id)
         for i, row in enumerate(rows)
     ]
 

@@ -42,6 +42,7 @@ MUTATIONS = [
         "variance-of-normals", "noise/_samplers.py", "np.float32(-2) * jnp.log", "np.float32(-1.9) * jnp.log", NOISE
     ),
     Mutation("log-of-0", "noise/_samplers.py", " + np.float32(2**-33)", "", NOISE),
+    Mutation("words-along-another-axis", "noise/_samplers.py", "if size > 16", "if size > 8", NOISE),
     Mutation("size-of-complex", "noise/_draw.py", "np.sqrt(0.5)", "np.sqrt(1.0)", NOISE),
     Mutation(
         "schedule-below-0", "_checks.py", "jnp.maximum(jnp.asarray(now, dtype), 0)", "jnp.asarray(now, dtype)", LANGEVIN
@@ -93,8 +94,8 @@ MUTATIONS = [
     Mutation(
         "chains-alike",
         "noise/_fold_in.py",
-        "jax.tree.map(lambda key: jax.random.fold_in(key, data), node.key)",
-        "node.key",
+        "jax.tree.map(lambda key: jax.random.fold_in(key, data), node.noise_key)",
+        "node.noise_key",
         SHARDING,
     ),
     Mutation(
@@ -200,7 +201,7 @@ MUTATIONS = [
         "if False:",
         ERRORS,
     ),
-    Mutation("negative-p", "preconditioners/_check.py", "if not jnp.all(jnp.asarray(p) >= 0):", "if False:", ERRORS),
+    Mutation("negative-p", "preconditioners/_check.py", "if not valid:", "if False:", ERRORS),
     Mutation("twins-share-their-noise", "noise/_draw.py", "if len(set(names)) < len(leaves):", "if False:", KEYS),
     Mutation("key-of-another-kind", "noise/_keys.py", "if theirs != ours:", "if False:", ERRORS),
     Mutation(
