@@ -206,7 +206,7 @@ def highway(layers: int) -> Any:
     return jax.eval_shape(lambda: trees.highway(layers))
 
 
-ADAMS = [contenders.ADAM, contenders.NORMAL, contenders.RADEMACHER]
+ADAMS = [contenders.ADAM, contenders.NORMAL, contenders.RADEMACHER, contenders.THREE_POINT]
 FIRST = contenders.layer_langevin(lgv.layer_mask(0.3))
 CASES: dict[str, tuple[Callable[[], Any], list[Contender]]] = {
     "1 leaf, 2560 × 4096": (one_leaf, [*ADAMS, contenders.NOISY_SGD]),

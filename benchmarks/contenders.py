@@ -38,6 +38,7 @@ ADAM = of_optax("optax.adam", optax.adam(RATE))
 ADAM_AGAIN = ADAM._replace(name="optax.adam, again")  # how far from 1 a ratio of equals is
 NORMAL = of_optax("lgv.adam, normal", lgv.adam(RATE, SIGMA, 0))
 RADEMACHER = of_optax("lgv.adam, rademacher", lgv.adam(RATE, SIGMA, 0, sampler="rademacher"))
+THREE_POINT = of_optax("lgv.adam, three_point", lgv.adam(RATE, SIGMA, 0, sampler="three_point"))
 NOISY_SGD = of_optax("optax.noisy_sgd", optax.noisy_sgd(RATE, key=0))
 OTHERS = [
     of_optax("optax.rmsprop", optax.rmsprop(RATE)),

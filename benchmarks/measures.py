@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 
 MEMORY = 10**8  # entries of a leaf up to which all contenders' states, of 12 bytes per entry, are held at once
-MAIN = [contenders.ADAM, contenders.RADEMACHER, contenders.NORMAL]
+MAIN = [contenders.ADAM, contenders.RADEMACHER, contenders.THREE_POINT, contenders.NORMAL]
 CURVES = [*MAIN, contenders.NOISY_SGD]
 
 

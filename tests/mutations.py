@@ -43,6 +43,13 @@ MUTATIONS = [
     ),
     Mutation("log-of-0", "noise/_samplers.py", " + np.float32(2**-33)", "", NOISE),
     Mutation("words-along-another-axis", "noise/_samplers.py", "if size > 16", "if size > 8", NOISE),
+    Mutation(
+        "variance-of-three-points",
+        "noise/_samplers.py",
+        "fields, ones, root = _fields(words, shape, 16), 10923, math.sqrt(65536 / (2 * 10923))",
+        "fields, ones, root = _fields(words, shape, 16), 10923, 1.7",
+        NOISE,
+    ),
     Mutation("size-of-complex", "noise/_draw.py", "np.sqrt(0.5)", "np.sqrt(1.0)", NOISE),
     Mutation(
         "schedule-below-0", "_checks.py", "jnp.maximum(jnp.asarray(now, dtype), 0)", "jnp.asarray(now, dtype)", LANGEVIN

@@ -245,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--learning-rate", type=values.rate, default=1e-3, metavar="X", help="constant")
     group.add_argument("--sigma", type=values.rate, default=1e-4, metavar="X", help="falls to 0 at 60 %% of the steps")
     group.add_argument("--noisy-layers", type=values.layers, default="0.3", metavar="K|SHARE", help="of ll-adam")
-    group.add_argument("--sampler", choices=("normal", "rademacher"), default="normal", help="of the noise")
+    group.add_argument(
+        "--sampler", choices=("normal", "rademacher", "three_point"), default="normal", help="of the noise"
+    )
     group.add_argument("--seed", type=values.index, default=0, metavar="N", help="of weights, batches and noise")
 
     group = parser.add_argument_group("where to train")

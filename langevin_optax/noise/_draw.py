@@ -26,7 +26,7 @@ from langevin_optax._mesh import manual_axes
 from langevin_optax.noise import _keys, _samplers, _threefry
 from langevin_optax.noise._samplers import Draw, Sampler
 
-_NAMED = (_samplers.normal, _samplers.rademacher)
+_NAMED = (_samplers.normal, *_samplers.PACKED)
 
 # Leaves of so many entries get their normals where they are used, and not through memory: on an H200 36 leaves of a
 # transformer then take 1.2 times Adam's update instead of 1.6, and no copy of the parameters. But that compiles a
@@ -52,9 +52,11 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
       tree: arrays or ``jax.ShapeDtypeStruct``; only paths, shapes and dtypes are read. ``None`` and
         ``optax.MaskedNode`` leaves pass through.
       sampler: ``"normal"``; ``"rademacher"`` (±1, one random bit per entry, enough for a weak first-order scheme, which
-        needs the first three moments only; if leaves are sharded along their first axis of more than 16 entries, in
-        shards that are no multiple of 32, then neighbours share a random word and XLA inserts a collective); or a
-        function ``(key, shape, dtype)`` with mean 0 and variance 1.
+        needs the first three moments only); ``"three_point"`` (0, or ±√3 with probability ⅙ each, 16 random bits per
+        entry, enough for a weak second-order scheme, which needs the first five); or a function
+        ``(key, shape, dtype)`` with mean 0 and variance 1. (If leaves are sharded along their first axis of more than
+        16 entries, in shards that are no multiple of 32, or 4 for ``"three_point"``, then neighbours share a random
+        word and XLA inserts a collective.)
 
     Returns:
       A tree like ``tree``: float32 leaves (float64 for float64 leaves), complex for complex leaves, then circular with
@@ -79,7 +81,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     References:
       Salmon et al., `Parallel random numbers: as easy as 1, 2, 3 <https://doi.org/10.1145/2063384.2063405>`_, 2011
       (counter-based keys); Kloeden and Platen, *Numerical Solution of Stochastic Differential Equations*, 1992,
-      section 14.1 (two-point noise).
+      sections 14.1 (two-point noise) and 14.2 (three-point noise).
     """
     draw = _samplers.as_sampler(sampler)
     key = _keys.as_key(key)
@@ -116,10 +118,10 @@ def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any
     one = functools.partial(_draw_leaf, draw, shape=shape, dtype=dtype)
     if not _keys.is_threefry(keys):
         return [one(key) for key in keys]
-    if draw is _samplers.rademacher and not jnp.issubdtype(dtype, jnp.complexfloating):  # a 32nd of a leaf
-        words = _together(lambda key: _samplers.packed_bits(key, shape), keys)
-        return [_samplers.unpacked(row, shape, dtype) for row in words]
-
+    packed = _samplers.PACKED.get(draw) if draw in _NAMED else None
+    if packed and not jnp.issubdtype(dtype, jnp.complexfloating):  # a fraction of a leaf goes through memory
+        words = _together(lambda key: packed.words(key, shape), keys)
+        return [packed.values(row, shape, dtype) for row in words]
     large = draw in _NAMED and _is_large(shape)
     if len(keys) == 1 or (large and len(keys) <= _FEW_ON_CPU):
         return [one(key) for key in keys]

@@ -1,8 +1,9 @@
 """The distributions of the noise, each of mean 0 and variance 1: ``(key, shape, dtype) -> array``."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from langevin_optax.noise import _threefry
 from langevin_optax.noise._keys import is_threefry
 
 Draw: TypeAlias = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
-Sampler: TypeAlias = Literal["normal", "rademacher"] | Draw
+Sampler: TypeAlias = Literal["normal", "rademacher", "three_point"] | Draw
 
 # sin(πt)/t in powers of t², for |t| ≤ ½: the least relative error of that degree, 4e-8 with these rounded numbers.
 _SIN_PI = (3.1415927, -5.1677098, 2.5500698, -0.5982421, 0.07756039)
@@ -55,32 +56,80 @@ def box_muller(radius: jax.Array, angle: jax.Array) -> jax.Array:
 
 
 def rademacher(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """±1 with probability ½ each, one random bit per entry, 32 entries per word."""
-    return unpacked(packed_bits(key, shape), shape, dtype)
+    """±1 with probability ½ each, one random bit per entry."""
+    packed = PACKED[rademacher]
+    return packed.values(packed.words(key, shape), shape, dtype)
 
 
-def packed_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A random bit for each entry of ``shape``, packed along one of its axes."""
-    if not _threefry.is_static(shape):
-        raise ValueError(
-            f'sampler="rademacher" packs its bits by the shape of the leaf, which must be known, got {shape}.'
-        )
-    words, axis = list(shape or (1,)), _packed_axis(shape)
-    words[axis] = -(-words[axis] // 32)
+def three_point(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """0, or ±√3 with probability ⅙ each: as N(0, 1) to the fifth moment, 16 random bits per entry.
+
+    Of 65536 values 10923 are + and as many −, and √3 is the root of 65536 / 21846, which makes the variance 1.
+
+    Kloeden and Platen, Numerical Solution of Stochastic Differential Equations, 1992, section 14.2.
+    """
+    packed = PACKED[three_point]
+    return packed.values(packed.words(key, shape), shape, dtype)
+
+
+class Packed(NamedTuple):
+    """A sampler in two steps, of which only the first is to be kept in memory."""
+
+    words: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # from a key and a shape
+    values: Callable[[jax.Array, tuple[int, ...], Any], jax.Array]  # from those words, the shape and a dtype
+
+
+def _rademacher_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    sizes = _sizes_of_words(shape, 32)
     if is_threefry(key):
-        return _threefry.random_bits(jax.random.key_data(key), tuple(words))
-    return jax.random.bits(key, tuple(words), jnp.uint32)
+        return _threefry.random_bits(jax.random.key_data(key), sizes)
+    return jax.random.bits(key, sizes, jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))  # traced once per shape, not once per leaf
-def unpacked(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """1 − 2 b for each bit b of ``words`` that has an entry in ``shape``."""
-    sizes, axis = shape or (1,), _packed_axis(shape)
-    places = np.arange(32, dtype=np.uint32).reshape([32 if a == axis + 1 else 1 for a in range(words.ndim + 1)])
-    bits = (jnp.expand_dims(words, axis + 1) >> places) & np.uint32(1)
-    bits = bits.reshape(*sizes[:axis], 32 * words.shape[axis], *sizes[axis + 1 :])
-    bits = jax.lax.slice_in_dim(bits, 0, sizes[axis], axis=axis).reshape(shape)
-    return 1 - 2 * bits.astype(dtype)
+def _rademacher_values(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return 1 - 2 * _fields(words, shape, 1).astype(dtype)
+
+
+def _three_point_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    axis, sizes = _packed_axis(shape), list(_sizes_of_words(shape, 4))  # both words of a block are used
+    if is_threefry(key):
+        pairs = jnp.stack(_threefry.random_pairs(jax.random.key_data(key), tuple(sizes)), axis=axis + 1)
+        return pairs.reshape(*sizes[:axis], 2 * sizes[axis], *sizes[axis + 1 :])
+    sizes[axis] *= 2
+    return jax.random.bits(key, tuple(sizes), jnp.uint32)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _three_point_values(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    fields, ones, root = _fields(words, shape, 16), 10923, math.sqrt(65536 / (2 * 10923))
+    plus, minus = fields < np.uint32(ones), fields >= np.uint32(65536 - ones)
+    return jnp.where(plus, root, jnp.where(minus, -root, 0.0)).astype(dtype)
+
+
+PACKED: dict[Draw, Packed] = {
+    rademacher: Packed(_rademacher_words, _rademacher_values),
+    three_point: Packed(_three_point_words, _three_point_values),
+}
+
+
+def _sizes_of_words(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """The shape of the words of which each holds so many entries along one axis."""
+    if not _threefry.is_static(shape):
+        raise ValueError(f"rademacher and three_point pack the shape of a leaf, which must be known, got {shape}.")
+    sizes, axis = list(shape or (1,)), _packed_axis(shape)
+    sizes[axis] = -(-sizes[axis] // entries)
+    return tuple(sizes)
+
+
+def _fields(words: jax.Array, shape: tuple[int, ...], bits: int) -> jax.Array:
+    """The fields of so many bits of ``words``, from the lowest one, that have an entry in ``shape``."""
+    sizes, axis, fields = shape or (1,), _packed_axis(shape), 32 // bits
+    places = np.arange(0, 32, bits, dtype=np.uint32)
+    places = places.reshape([fields if a == axis + 1 else 1 for a in range(words.ndim + 1)])
+    found = (jnp.expand_dims(words, axis + 1) >> places) & np.uint32(2**bits - 1)
+    found = found.reshape(*sizes[:axis], fields * words.shape[axis], *sizes[axis + 1 :])
+    return jax.lax.slice_in_dim(found, 0, sizes[axis], axis=axis).reshape(shape)
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
@@ -89,4 +138,4 @@ def _packed_axis(shape: tuple[int, ...]) -> int:
     return next((a for a, size in enumerate(sizes) if size > 16), int(np.argmax(sizes)))
 
 
-_SAMPLERS: dict[str, Draw] = {"normal": normal, "rademacher": rademacher}
+_SAMPLERS: dict[str, Draw] = {"normal": normal, "rademacher": rademacher, "three_point": three_point}

@@ -16,7 +16,7 @@ import langevin_optax as lgv
 from langevin_optax.noise import _samplers, _threefry
 
 KEY = jax.random.key(7)
-SAMPLERS = ["normal", "rademacher"]
+SAMPLERS = ["normal", "rademacher", "three_point"]
 
 
 def tree(**shapes):
@@ -161,6 +161,42 @@ def test_rademacher_is_the_bits_of_its_words(shape, axis):
     np.testing.assert_array_equal(signs, 1 - 2.0 * expected.reshape(shape))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((), 0), ((5,), 0), ((70,), 0), ((64, 10), 0), ((10, 64), 1), ((9, 16), 1)]
+)
+def test_three_points_are_the_halves_of_their_words(shape, axis):
+    """Both words of a block, each with two entries, the lower half first."""
+    values = _samplers.three_point(KEY, shape, jnp.float32)
+    sizes = list(shape or (1,))
+    sizes[axis] = -(-sizes[axis] // 4)
+    pairs = np.stack(_threefry.random_pairs(jax.random.key_data(KEY), tuple(sizes)), -1)
+    halves = np.moveaxis(np.stack([pairs & 0xFFFF, pairs >> 16], -1).reshape(*sizes, 4), -1, axis + 1)
+    halves = halves.reshape(*sizes[:axis], 4 * sizes[axis], *sizes[axis + 1 :])
+    halves = halves.take(range((shape or (1,))[axis]), axis=axis).reshape(shape)
+    ones = 10923  # of 65536: nearly a sixth
+    expected = np.sqrt(65536 / (2 * ones)) * ((halves < ones) * 1.0 - (halves >= 65536 - ones))
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["three_point", "normals rounded to three points"])
+def test_three_points_have_five_moments_of_normals(wrong):
+    n = 2**21
+    noise = np.asarray(
+        lgv.noise_like(KEY, 0, jnp.zeros((2048, 1024)), "normal" if wrong else "three_point"), np.float64
+    )
+    noise = (np.sqrt(3) * np.clip(np.round(noise / np.sqrt(3)), -1, 1) if wrong else noise).reshape(-1)
+    assert len(np.unique(noise)) == 3
+    # Of ξᵏ the variance is 3ᵏ⁻¹ − (its mean)², for values of ±√3.
+    z = [
+        (np.mean(noise**k) - expected) / np.sqrt((3 ** (k - 1) - expected**2) / n)
+        for k, expected in ((1, 0), (2, 1), (3, 0), (4, 3), (5, 0))
+    ]
+    assert (np.abs(z).max() < 5) is not wrong, z
+    if not wrong:  # the four entries of a block, and its neighbours
+        for lag in range(1, 9):
+            assert abs(np.mean(noise[1024 * lag :] * noise[: -1024 * lag])) < 5 / np.sqrt(n - 1024 * lag)
+
+
 def test_rademacher_takes_one_word_for_32_entries():
     drawn = set(re.findall(r"u32\[([0-9,]+)\] = xor", jaxpr_of_noise({"w": (64, 64)}, "rademacher")))
     assert drawn - {"1"} == {"1,2,64"}  # 1: of keys
@@ -299,7 +335,7 @@ def test_symbolic_shapes_export():
         for a, b in zip(jax.tree.leaves(exported.call(g)), jax.tree.leaves(jax.jit(update)(g)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
     rademacher = lgv.adam(1e-2, 1e-1, 0, sampler="rademacher")
-    with pytest.raises(ValueError, match=r"rademacher.*must be known, got \(n, 3\*m\)|got \(n,\)"):
+    with pytest.raises(ValueError, match=r"pack.*must be known, got \(n, 3\*m\)|got \(n,\)"):
         jax.export.export(jax.jit(lambda g: rademacher.update(g, rademacher.init(g), g)[0]))(args)
 
 

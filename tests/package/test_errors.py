@@ -137,7 +137,12 @@ EVERY_OPTIMIZER = {
             ("sigma complex", dict(sigma=1j), TypeError, f"sigma {NUMBER} 1j"),
             ("sigma complex, in NumPy", dict(sigma=np.array(1j)), TypeError, "sigma must be real, got .* complex128"),
             ("sigma a tree", dict(sigma={"a": 1}), TypeError, f"sigma {NUMBER} {{'a': 1}}"),
-            ("sampler unknown", dict(sampler="gauss"), ValueError, r"\['normal', 'rademacher'\] or a .*, got 'gauss'"),
+            (
+                "sampler unknown",
+                dict(sampler="gauss"),
+                ValueError,
+                r"\['normal', 'rademacher', 'three_point'\] or a .*, got 'gauss'",
+            ),
             ("sampler None", dict(sampler=None), ValueError, r"sampler must be one of .*, got None"),
             ("sampler bytes", dict(sampler=b"normal"), ValueError, r"sampler must be one of .*, got b'normal'"),
         ],

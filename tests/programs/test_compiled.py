@@ -9,7 +9,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from benchmarks import compiled, contenders
 from benchmarks.contenders import of_optax
-from langevin_optax.noise import _draw, _samplers
 
 HLO = """
 HloModule step
@@ -99,10 +98,10 @@ def test_a_wrong_engine_is_found(platform, monkeypatch):
     """A GPU that gets its normals through memory, and a TPU whose words are packed along the last axis."""
     name, chips = platform
     if name == "gpu":
-        monkeypatch.setattr(_draw, "_LARGE", 2**40)
+        monkeypatch.setattr("langevin_optax.noise._draw._LARGE", 2**40)
         contender = contenders.NORMAL
     else:
-        monkeypatch.setattr(_samplers, "_packed_axis", lambda shape: len(shape) - 1)
+        monkeypatch.setattr("langevin_optax.noise._samplers._packed_axis", lambda shape: len(shape) - 1)
         contender = contenders.RADEMACHER
     place = lambda leaf: SingleDeviceSharding(chips[0])
     jax.clear_caches()
