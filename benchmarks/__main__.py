@@ -18,7 +18,7 @@ from examples.storage import Shown, StorageError, alone
 @interrupts.in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     sections = list(measures.SECTIONS)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -30,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seconds",
         type=_seconds,
-        default=10.0,
         help="how long the contenders of a comparison take turns, for 15 rounds at least (default: 10)",
     )
     parser.add_argument(
@@ -56,15 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("results/benchmarks"),
-        help="where the files go (default: results/benchmarks)",
+        help="where the files go (default: results/benchmarks, and results/compiled with --compiled)",
     )
     options = parser.parse_args(arguments)
 
-    if options.compiled and (options.only or options.entries or options.dtypes):
-        parser.error("--compiled has cases of its own: leave out --only, --entries and --dtypes")
+    if options.compiled and any([options.only, options.seconds is not None, options.entries, options.dtypes]):
+        parser.error("--compiled has cases of its own: leave out --only, --seconds, --entries and --dtypes")
+    if options.output is None:
+        options.output = Path("results/compiled" if options.compiled else "results/benchmarks")
     if options.compiled:
-        jax.config.update("jax_platforms", "cpu")  # whatever the plugins of others find here
+        try:
+            for name in options.compiled:
+                compiled.devices(name)
+        except compiled.MissingError as error:
+            sys.exit(f"error: {error}")
         chosen = {f"compiled for {name}": partial(compiled.rows, name) for name in dict.fromkeys(options.compiled)}
     else:
         names = dict.fromkeys(options.only or sections)
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with alone(options.output):
             _measure(chosen, settings, command, options.output)
-    except (StorageError, compiled.MissingError) as error:
+    except StorageError as error:
         sys.exit(f"error: {error}")
 
 
@@ -86,7 +90,7 @@ def _sizes(options: argparse.Namespace) -> measures.Sizes:
     gpu = jax.default_backend() == "gpu"
     entries = options.entries or (10**9 if gpu else 10**7)
     dtypes = options.dtypes or (["float32", "bfloat16"] if gpu else ["float32"])
-    return measures.Sizes(options.seconds, entries, tuple(dtypes))
+    return measures.Sizes(10.0 if options.seconds is None else options.seconds, entries, tuple(dtypes))
 
 
 def _measure(

@@ -106,9 +106,9 @@ def compiled(contender: Contender, params: Any, sharding_of: Callable[[Any], Any
 
 # How many bytes a program moves.
 
-_SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5}
 _ARRAY = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\](\{[^}]*\})?")
-_FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "copy-done", "slice-done", "after-all"}
+_FREE = {"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "partition-id"}
+_UNKNOWN = ("while", "call", "async")  # what is within them is not counted
 _SLICES = {"dynamic-slice", "slice", "gather"}
 _LINE = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)")
 
@@ -128,26 +128,41 @@ def moved(hlo: str) -> int:
     """Bytes that the instructions of the entry computation read from and write to device memory.
 
     What lies in the memory of the chip (a TPU's memory spaces S(1) and up) is not counted, and its prefetch once. Of an
-    array of which a fusion reads slices only, the slices are.
+    array of which a fusion reads slices only, the slices are; of the branches of a conditional the dearest one.
     """
-    computations = _computations(hlo)
+    return round(_moved("ENTRY", _computations(hlo)))
+
+
+def _moved(computation: str, computations: dict[str, list[Instruction]]) -> float:
     sizes: dict[str, float] = {}
     total = 0.0
-    for instruction in computations["ENTRY"]:
+    for instruction in computations[computation]:
         sizes[instruction.name] = _device_bytes(instruction.shape)
-        if instruction.opcode in _FREE:
+        if instruction.opcode.startswith(_UNKNOWN):
+            raise ValueError(f"the bytes of {instruction.opcode} are not counted: {instruction.name}")
+        if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+            continue
+        if instruction.opcode == "conditional":
+            branches = re.findall(
+                r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=([^,\s]+)", instruction.rest
+            )
+            names = [name.strip(" %") for pair in branches for name in "".join(pair).split(",")]
+            total += max(_moved(name, computations) for name in names)
             continue
         if instruction.opcode in ("copy-start", "slice-start"):  # of both ends the smaller one moves
             ends = [match.group(0) for match in list(_ARRAY.finditer(instruction.shape))[:2]]
             size = min(_device_bytes(re.sub(r"S\(\d+\)", "", end)) for end in ends)
             total += sum(size for end in ends if "S(" not in end)
             continue
+        total += sizes[instruction.name]
+        if instruction.opcode in _SLICES:
+            total += sizes[instruction.name]
+            continue
         called = re.search(r"calls=%?([\w.\-]+)", instruction.rest)
         body = computations[called.group(1)] if called and instruction.opcode == "fusion" else []
-        total += sizes[instruction.name]
         for number, argument in enumerate(instruction.arguments):
             total += min(sizes.get(argument, 0), _sliced(body, number))
-    return round(total)
+    return total
 
 
 def _computations(hlo: str) -> dict[str, list[Instruction]]:
@@ -178,7 +193,7 @@ def _device_bytes(shape: str) -> float:
     total = 0.0
     for dtype, dims, layout in _ARRAY.findall(shape):
         bits = re.search(r"\d+", dtype)
-        size = _SIZES[dtype] if dtype in _SIZES else int(bits.group(0)) / 8 if bits else 0
+        size = int(bits.group(0)) / 8 if bits else 1  # a pred is a byte
         if "S(" not in layout:
             total += size * math.prod(int(n) for n in dims.split(",") if n)
     return total
@@ -221,11 +236,14 @@ SLOW = {"tpu": ["highway 80, 320 leaves"], "gpu": []}  # minutes to compile
 def every_optimizer() -> Iterator[tuple[str, list[Contender]]]:
     """Aliases of Optax, each beside its Langevin version."""
     rate, sigma = contenders.RATE, contenders.SIGMA
-    for name in (
-        "sgd adam adamw nadam amsgrad adamax adabelief yogi radam rmsprop adagrad adadelta "
-        "nadamw adan lamb lars novograd"
-    ).split():
-        alias = getattr(optax, name)
+    names = (
+        "sgd adam adamw nadam nadamw amsgrad adamax adamaxw adabelief yogi radam rmsprop adagrad adadelta adan lamb "
+        "lars novograd adafactor sm3 fromage optimistic_gradient_descent"
+    )
+    contrib = "acprop ademamix simplified_ademamix adopt prodigy dadapt_adamw"
+    aliases = {name: getattr(optax, name) for name in names.split()}
+    aliases |= {name: getattr(optax.contrib, name) for name in contrib.split()}
+    for name, alias in aliases.items():
         noisy = lgv.langevin(alias, sigma, 0)(rate)
         yield name, [of_optax(f"optax.{name}", alias(rate)), of_optax(f"langevin(optax.{name})", noisy)]
 
@@ -240,7 +258,7 @@ def integrators() -> list[Contender]:
     return [of_optax(f"lgv.{name}", tx) for name, tx in found.items()]
 
 
-def rows(platform: str, only: Sequence[str] | None = None) -> Iterator[Row]:
+def rows(platform: str) -> Iterator[Row]:
     """The tables of one platform. Raises MissingError."""
     chips = devices(platform)
     name = PLATFORMS[platform]
@@ -273,9 +291,7 @@ def _compared(
     first = programs[entries[0].name]
     for name, program in programs.items():
         ratio = Quartiles(*3 * [program.moved / first.moved])
-        note = (
-            f"{program.moved / size:.2f} × the parameters; {program.collectives - first.collectives} collectives more"
-        )
+        note = f"{program.moved / size:.2f} × the parameters; {program.collectives} collectives"
         yield Row("bytes moved", case, name, program.moved, ratio, note)
     for name, program in programs.items():
         note = f"{program.temporary / size:.1%} of the parameters"

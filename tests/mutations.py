@@ -46,8 +46,8 @@ MUTATIONS = [
     Mutation(
         "variance-of-three-points",
         "noise/_samplers.py",
-        "fields, ones, root = _fields(words, shape, 16), 10923, math.sqrt(65536 / (2 * 10923))",
-        "fields, ones, root = _fields(words, shape, 16), 10923, 1.7",
+        "np.array(math.sqrt(65536 / (2 * ones)), dtype)",
+        "np.array(1.7, dtype)",
         NOISE,
     ),
     Mutation("size-of-complex", "noise/_draw.py", "np.sqrt(0.5)", "np.sqrt(1.0)", NOISE),

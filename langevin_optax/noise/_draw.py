@@ -3,8 +3,8 @@
 Hazards, and where they are handled:
 
 1. One draw per leaf makes compile time grow with the number of leaves. Leaves of one shape are drawn together
-   (`_together`), apart from their use (`_apart`), which is the same kernel for all of them (`_rows`). Normals of large
-   leaves, which would go through memory, are drawn where they are used.
+   (`_draw_leaves`), apart from their use (`_apart`), which is the same kernel for all of them (`_rows`). Large leaves,
+   whose noise would go through memory, are drawn where it is used.
 2. Only threefry keys give the same values under `vmap` as alone; keys of other implementations are drawn one by one.
 3. bfloat16 noise has 8 bits: draws are float32 at least, and the sum is rounded once by the caller.
 4. Within `jax.shard_map` the shards of a leaf have one path and one shape: the key of a leaf that varies over axes of
@@ -28,10 +28,10 @@ from langevin_optax.noise._samplers import Draw, Sampler
 
 _NAMED = (_samplers.normal, *_samplers.PACKED)
 
-# Leaves of so many entries get their normals where they are used, and not through memory: on an H200 36 leaves of a
-# transformer then take 1.2 times Adam's update instead of 1.6, and no copy of the parameters. But that compiles a
-# kernel for each leaf. XLA for accelerators compiles kernels that are alike once; on CPU 160 leaves take 14 times the
-# compile time of Adam instead of 2, and only a few are drawn so.
+# Leaves of so many entries get their noise where it is used, and not through memory: a transformer of 42 leaves then
+# takes 1.1 to 1.2 times Adam's step on an H200, not 1.6, and no copy of the parameters. But that compiles a kernel
+# for each leaf. XLA for accelerators compiles kernels that are alike once; on CPU 160 leaves take 14 times the compile
+# time of Adam instead of 2, and only a few are drawn so.
 _LARGE = 2**18
 _FEW_ON_CPU = 4
 
@@ -118,20 +118,23 @@ def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any
     one = functools.partial(_draw_leaf, draw, shape=shape, dtype=dtype)
     if not _keys.is_threefry(keys):
         return [one(key) for key in keys]
-    packed = _samplers.PACKED.get(draw) if draw in _NAMED else None
-    if packed and not jnp.issubdtype(dtype, jnp.complexfloating):  # a fraction of a leaf goes through memory
-        words = _together(lambda key: packed.words(key, shape), keys)
+    packed = _samplers.PACKED.get(draw) if draw in _NAMED and not jnp.issubdtype(dtype, jnp.complexfloating) else None
+
+    def alone(data):
+        return [one(key) for key in _wrapped(data)]
+
+    def together(data):
+        if packed is None:
+            return _rows(_apart(one, data))
+        words = _rows(_apart(lambda key: packed.words(key, shape), data))
         return [packed.values(row, shape, dtype) for row in words]
-    large = draw in _NAMED and _is_large(shape)
-    if len(keys) == 1 or (large and len(keys) <= _FEW_ON_CPU):
-        return [one(key) for key in keys]
-    if not large:
-        return _together(one, keys)
-    return jax.lax.platform_dependent(
-        jax.random.key_data(keys),
-        cpu=lambda data: _together(one, _wrapped(data)),
-        default=lambda data: [one(key) for key in _wrapped(data)],
-    )
+
+    data, large = jax.random.key_data(keys), draw in _NAMED and _is_large(shape)
+    if packed is not None and packed.entries == 32:  # whose words are a 32nd of a leaf
+        return together(data)
+    if packed is None and (len(keys) == 1 or (large and len(keys) <= _FEW_ON_CPU)):
+        return alone(data)
+    return jax.lax.platform_dependent(data, cpu=together, default=alone) if large else together(data)
 
 
 def _wrapped(data: jax.Array) -> jax.Array:
@@ -146,12 +149,8 @@ def _is_large(shape: tuple[int, ...]) -> bool:
 _draw_leaves_of_name = jax.jit(_draw_leaves, static_argnums=(0, 2, 3))
 
 
-def _together(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> list[jax.Array]:
-    return _rows(_apart(draw_leaf, keys))
-
-
-def _apart(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
-    """``vmap(draw_leaf)(keys)``, materialised: otherwise XLA fuses the draw into every use, and compiles each."""
+def _apart(draw_leaf: Callable[[jax.Array], jax.Array], data: jax.Array) -> jax.Array:
+    """``vmap(draw_leaf)`` of the keys, materialised: otherwise XLA fuses the draw into every use, and compiles each."""
 
     def draw(data):
         return jax.vmap(draw_leaf)(_wrapped(data))
@@ -163,7 +162,6 @@ def _apart(draw_leaf: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.
             true, draw, lambda data: jnp.broadcast_to((0 * data[0, 0]).astype(like.dtype), like.shape), data
         )
 
-    data = jax.random.key_data(keys)
     return jax.lax.platform_dependent(data, cpu=on_cpu, default=lambda data: jax.lax.optimization_barrier(draw(data)))
 
 

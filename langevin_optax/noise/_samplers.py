@@ -75,12 +75,13 @@ def three_point(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array
 class Packed(NamedTuple):
     """A sampler in two steps, of which only the first is to be kept in memory."""
 
+    entries: int  # per word of 32 bits
     words: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # from a key and a shape
     values: Callable[[jax.Array, tuple[int, ...], Any], jax.Array]  # from those words, the shape and a dtype
 
 
 def _rademacher_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    sizes = _sizes_of_words(shape, 32)
+    sizes = _sizes_of_blocks(shape, 32)
     if is_threefry(key):
         return _threefry.random_bits(jax.random.key_data(key), sizes)
     return jax.random.bits(key, sizes, jnp.uint32)
@@ -92,7 +93,7 @@ def _rademacher_values(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> 
 
 
 def _three_point_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    axis, sizes = _packed_axis(shape), list(_sizes_of_words(shape, 4))  # both words of a block are used
+    sizes, axis = list(_sizes_of_blocks(shape, 4)), _packed_axis(shape)  # both words of a block are used
     if is_threefry(key):
         pairs = jnp.stack(_threefry.random_pairs(jax.random.key_data(key), tuple(sizes)), axis=axis + 1)
         return pairs.reshape(*sizes[:axis], 2 * sizes[axis], *sizes[axis + 1 :])
@@ -102,21 +103,24 @@ def _three_point_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _three_point_values(words: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    fields, ones, root = _fields(words, shape, 16), 10923, math.sqrt(65536 / (2 * 10923))
-    plus, minus = fields < np.uint32(ones), fields >= np.uint32(65536 - ones)
-    return jnp.where(plus, root, jnp.where(minus, -root, 0.0)).astype(dtype)
+    fields, ones = _fields(words, shape, 16), 10923
+    root, zero = np.array(math.sqrt(65536 / (2 * ones)), dtype), np.array(0, dtype)
+    return jnp.where(fields < np.uint32(ones), root, jnp.where(fields >= np.uint32(65536 - ones), -root, zero))
 
 
 PACKED: dict[Draw, Packed] = {
-    rademacher: Packed(_rademacher_words, _rademacher_values),
-    three_point: Packed(_three_point_words, _three_point_values),
+    rademacher: Packed(32, _rademacher_words, _rademacher_values),
+    three_point: Packed(2, _three_point_words, _three_point_values),
 }
 
 
-def _sizes_of_words(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
-    """The shape of the words of which each holds so many entries along one axis."""
+def _sizes_of_blocks(shape: tuple[int, ...], entries: int) -> tuple[int, ...]:
+    """The shape of the blocks of Threefry of which each is for so many entries along one axis."""
     if not _threefry.is_static(shape):
-        raise ValueError(f"rademacher and three_point pack the shape of a leaf, which must be known, got {shape}.")
+        raise ValueError(
+            'sampler="rademacher" and "three_point" pack their bits by the shape of a leaf, which must be known, '
+            f"got {shape}."
+        )
     sizes, axis = list(shape or (1,)), _packed_axis(shape)
     sizes[axis] = -(-sizes[axis] // entries)
     return tuple(sizes)
@@ -133,7 +137,10 @@ def _fields(words: jax.Array, shape: tuple[int, ...], bits: int) -> jax.Array:
 
 
 def _packed_axis(shape: tuple[int, ...]) -> int:
-    """The first axis that fills half of its words: on TPU what is packed along the last one has another layout."""
+    """The first axis of more than 16 entries, half a word of signs, or else the longest.
+
+    Not the last one, if it can be: to unpack along it a TPU turns every array to another layout and back.
+    """
     sizes = shape or (1,)
     return next((a for a, size in enumerate(sizes) if size > 16), int(np.argmax(sizes)))
 

@@ -191,7 +191,7 @@ def test_three_points_have_five_moments_of_normals(wrong):
         (np.mean(noise**k) - expected) / np.sqrt((3 ** (k - 1) - expected**2) / n)
         for k, expected in ((1, 0), (2, 1), (3, 0), (4, 3), (5, 0))
     ]
-    assert (np.abs(z).max() < 5) is not wrong, z
+    assert bool(np.abs(z).max() < 5) is not wrong, z
     if not wrong:  # the four entries of a block, and its neighbours
         for lag in range(1, 9):
             assert abs(np.mean(noise[1024 * lag :] * noise[: -1024 * lag])) < 5 / np.sqrt(n - 1024 * lag)
@@ -334,9 +334,41 @@ def test_symbolic_shapes_export():
         g = {"w": jnp.ones((rows, columns)), "b": jnp.ones(rows)}
         for a, b in zip(jax.tree.leaves(exported.call(g)), jax.tree.leaves(jax.jit(update)(g)), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5)
-    rademacher = lgv.adam(1e-2, 1e-1, 0, sampler="rademacher")
-    with pytest.raises(ValueError, match=r"pack.*must be known, got \(n, 3\*m\)|got \(n,\)"):
-        jax.export.export(jax.jit(lambda g: rademacher.update(g, rademacher.init(g), g)[0]))(args)
+    for sampler in ("rademacher", "three_point"):
+        packed = lgv.adam(1e-2, 1e-1, 0, sampler=sampler)
+        with pytest.raises(ValueError, match=r"pack their bits .* must be known, got (\(n, 3\*m\)|\(n,\))"):
+            jax.export.export(jax.jit(lambda g, tx=packed: tx.update(g, tx.init(g), g)[0]))(args)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_accelerators_draw_the_same(sampler, monkeypatch):
+    """What XLA compiles for all but CPU, run here: small leaves and large ones, few and many."""
+    like = tree(**{f"s{i}": (40, 40) for i in range(3)}, **{f"l{i}": (512, 512) for i in range(5)}, c=(600, 600))
+    here = lgv.noise_like(KEY, 3, like, sampler)
+    branch = jax.lax.platform_dependent
+    taken = []
+
+    def default(*args, default, **others):
+        taken.append(others)
+        return branch(*args, default=default)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", default)
+    jax.clear_caches()
+    there = lgv.noise_like(KEY, 3, like, sampler)
+    jax.clear_caches()
+    assert taken
+    for name in like:
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-5, atol=1e-6)
+        assert sampler == "normal" or same(there[name], here[name])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_exported_program_for_all_platforms(sampler):
+    like = tree(**{f"l{i}": (512, 512) for i in range(5)}, b=(33,))
+    draw = jax.jit(lambda tree: lgv.noise_like(KEY, 3, tree, sampler))
+    exported = jax.export.export(draw, platforms=["cpu", "cuda", "tpu"])(like)
+    for name, value in exported.call(like).items():
+        assert same(value, draw(like)[name])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
