@@ -153,7 +153,7 @@ def test_the_noise_moves_no_more_than_adam(platform, contender, params):
     jax.clear_caches()
     adam, noisy = (compiled.compiled(c, params, place, name) for c in (contenders.ADAM, contender))
     assert noisy.moved < 1.02 * adam.moved
-    # No copy of the parameters, nor of a large leaf. The words of rademacher are a 32nd, what a TPU prefetches is no more.
+    # No copy of the parameters, nor of a large leaf. Words of rademacher are a 32nd, a TPU's prefetches no more.
     assert noisy.temporary - adam.temporary < size / 20
 
 
