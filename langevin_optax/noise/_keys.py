@@ -22,6 +22,7 @@ import optax
 from langevin_optax.noise import _threefry
 
 _WORD = 2**32 - 1
+_config: Any = jax.config  # whose flags some versions of JAX declare, and some do not
 
 
 def is_threefry(key: jax.Array) -> bool:
@@ -70,7 +71,7 @@ def _key_of_seed(seed: int) -> jax.Array:
 
 
 def _key_of_array(seed: jax.Array) -> jax.Array:
-    if jnp.iinfo(seed.dtype).bits == 64 or jax.config.jax_default_prng_impl != "threefry2x32":  # type: ignore[attr-defined]
+    if jnp.iinfo(seed.dtype).bits == 64 or _config.jax_default_prng_impl != "threefry2x32":
         return jax.random.key(seed)
     high = jnp.where(seed < 0, np.uint32(_WORD), np.uint32(0))  # JAX drops it, and −1 would be 2³² − 1
     return jax.random.wrap_key_data(jnp.stack([high, seed.astype(jnp.uint32)]), impl="threefry2x32")
@@ -91,7 +92,7 @@ def check_state(state: Any, key: Any) -> None:
     as_key(state.key)  # raises for the state of several chains
     if not jnp.issubdtype(jnp.result_type(state.count), jnp.integer) or jnp.shape(state.count) != ():
         raise TypeError(f"the count of the state must be an integer scalar, got {state.count!r}.")
-    ours = jax.random.key_impl(key) if _is_typed(key) else jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    ours = jax.random.key_impl(key) if _is_typed(key) else _config.jax_default_prng_impl
     theirs = jax.random.key_impl(state.key)
     if theirs != ours:
         raise ValueError(
