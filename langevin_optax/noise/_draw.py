@@ -98,7 +98,7 @@ def noise_like(key: jax.Array | int, step: jax.typing.ArrayLike, tree: Any, samp
     keys = _keys.leaf_keys(key, step, names)
     noise: list[Any] = [None] * len(leaves)
     for (shape, dtype, axes), members in groups.items():
-        draw_leaves = _draw_leaves_of_name if draw in _NAMED else _draw_leaves
+        draw_leaves = _draw_leaves_of_name if _is_named(draw) else _draw_leaves
         drawn = draw_leaves(draw, _at_place(keys[np.array(members)], axes), shape, dtype)
         for i, xi in zip(members, drawn, strict=True):
             noise[i] = xi
@@ -118,7 +118,8 @@ def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any
     one = functools.partial(_draw_leaf, draw, shape=shape, dtype=dtype)
     if not _keys.is_threefry(keys):
         return [one(key) for key in keys]
-    packed = _samplers.PACKED.get(draw) if draw in _NAMED and not jnp.issubdtype(dtype, jnp.complexfloating) else None
+    packed = _samplers.PACKED[draw] if _is_named(draw) and draw is not _samplers.normal else None
+    drawn, part = _drawn(shape, dtype)
 
     def alone(data):
         return [one(key) for key in _wrapped(data)]
@@ -126,15 +127,19 @@ def _draw_leaves(draw: Draw, keys: jax.Array, shape: tuple[int, ...], dtype: Any
     def together(data):
         if packed is None:
             return _rows(_apart(one, data))
-        words = _rows(_apart(lambda key: packed.words(key, shape), data))
-        return [packed.values(row, shape, dtype) for row in words]
+        words = _rows(_apart(lambda key: packed.words(key, drawn), data))
+        return [_joined(packed.values(row, drawn, part), dtype) for row in words]
 
-    data, large = jax.random.key_data(keys), draw in _NAMED and _is_large(shape)
+    data, large = jax.random.key_data(keys), _is_named(draw) and _is_large(shape)
     if packed is not None and packed.entries == 32:  # whose words are a 32nd of a leaf
         return together(data)
     if packed is None and (len(keys) == 1 or (large and len(keys) <= _FEW_ON_CPU)):
         return alone(data)
     return jax.lax.platform_dependent(data, cpu=together, default=alone) if large else together(data)
+
+
+def _is_named(draw: Draw) -> bool:
+    return any(draw is named for named in _NAMED)  # a user's sampler may be equal to anything
 
 
 def _wrapped(data: jax.Array) -> jax.Array:
@@ -184,10 +189,18 @@ def _row(batch: jax.Array, row_index: jax.Array, opaque_zero: jax.Array) -> jax.
 
 
 def _draw_leaf(draw: Draw, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return _joined(_checked(draw, key, *_drawn(shape, dtype)), dtype)
+
+
+def _drawn(shape: tuple[int, ...], dtype: Any) -> tuple[tuple[int, ...], Any]:
+    """What is drawn for a leaf: for a complex one its real and its imaginary part."""
+    return ((2, *shape), jnp.finfo(dtype).dtype) if jnp.issubdtype(dtype, jnp.complexfloating) else (shape, dtype)
+
+
+def _joined(parts: jax.Array, dtype: Any) -> jax.Array:
+    """Circular: real and imaginary part of variance ½ each, whatever the sampler."""
     if not jnp.issubdtype(dtype, jnp.complexfloating):
-        return _checked(draw, key, shape, dtype)
-    # Circular: real and imaginary part of variance ½ each, whatever the sampler.
-    parts = _checked(draw, key, (2, *shape), jnp.finfo(dtype).dtype)
+        return parts
     return jax.lax.complex(*(parts * np.sqrt(0.5).astype(parts.dtype)))
 
 

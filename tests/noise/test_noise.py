@@ -407,6 +407,18 @@ def test_dtypes():
     assert {k: v.dtype.name for k, v in noise.items()} == {"f64": "float64", "c128": "complex128"}
 
 
+@pytest.mark.parametrize("sampler", ["rademacher", "three_point"])
+def test_complex_leaves_of_one_word_compile(sampler):
+    """Fused with the two parts of such a leaf Threefry takes XLA for CPU for ever: words apart are not fused."""
+    leaf = jax.ShapeDtypeStruct((3, 17), jnp.complex64)
+    noise = np.asarray(jax.jit(lambda: lgv.noise_like(KEY, 0, {"w": leaf}, sampler))()["w"])
+    points = {-1.0, 1.0} if sampler == "rademacher" else {-np.sqrt(3), 0.0, np.sqrt(3)}
+    for part in (noise.real, noise.imag):
+        assert {min(points, key=lambda p, x=x: abs(p - x)) for x in np.sqrt(2) * part.ravel()} == points
+        assert all(min(abs(p - x) for p in points) < 1e-4 for x in np.sqrt(2) * part.ravel())
+    assert not np.array_equal(noise.real, noise.imag)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_complex_noise_is_circular_with_unit_variance(sampler):
     n = 100_000
