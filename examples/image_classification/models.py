@@ -142,6 +142,8 @@ class DenseNet(nn.Module):
 
 def _max_pool(x):
     """2×2, as a maximum of slices: on CPU the gradient of ``nn.max_pool`` takes seven times as long."""
+    if min(x.shape[1:3]) < 2:  # some versions of Flax would train what is left of it
+        raise ValueError(f"the images are too small for this model: {x.shape[1]} × {x.shape[2]} are to be pooled 2×2.")
     x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     return functools.reduce(jnp.maximum, [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 

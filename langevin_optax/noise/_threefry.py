@@ -18,7 +18,6 @@ import numpy as np
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 _ZERO = np.uint32(0)
-_barrier = jax.lax.optimization_barrier
 
 
 def fold_in(key: jax.Array, data: Any, high: Any = _ZERO) -> jax.Array:
@@ -44,11 +43,13 @@ def random_pairs(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax
 def _own_one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The key, and a 1 of which XLA for accelerators does not know that other leaves have the same.
 
-    Leaves that shared their positions would be fused to one kernel, which takes twice as long to compile as a kernel
-    for each leaf, of which those that are alike are compiled once.
+    Leaves that shared their positions would be fused to one kernel, which takes nearly twice as long to compile as a
+    kernel for each leaf, of which those that are alike are compiled once.
     """
     one = _ZERO * key[0] + np.uint32(1)  # it varies over the axes of a mesh as the key does
-    return jax.lax.platform_dependent(key, cpu=lambda key: (key, one), default=lambda key: _barrier((key, one)))
+    return jax.lax.platform_dependent(
+        (key, one), cpu=lambda both: both, default=lambda both: jax.lax.optimization_barrier(both)
+    )
 
 
 def _low_axes(shape: tuple[int, ...]) -> int:

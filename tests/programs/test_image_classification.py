@@ -555,7 +555,7 @@ def test_augmentation_is_used_in_training_only_when_asked_for():
 
 def test_a_model_that_the_images_do_not_fit_is_refused():
     np.savez("tiny.npz", x_train=np.ones((200, 4, 4)), y_train=[0] * 200, x_test=np.ones((2, 4, 4)), y_test=[0, 1])
-    with pytest.raises(SystemExit, match="vgg with Adam on tiny"):
+    with pytest.raises(SystemExit, match=r"vgg with Adam on tiny.*too small for this model: 1 × 1"):
         main("--model", "vgg", "--data", "tiny.npz")
 
 
