@@ -64,6 +64,11 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
-def is_hidden(node: Any) -> bool:
+def is_masked(node: Any) -> bool:
     """Whether a node stands for what `optax.masked` or `optax.partition` hide."""
-    return node is None or isinstance(node, optax.MaskedNode)
+    return isinstance(node, optax.MaskedNode)
+
+
+def is_hidden(node: Any) -> bool:
+    """The same, or None."""
+    return node is None or is_masked(node)

@@ -121,7 +121,7 @@ def _nnx_calls(nnx: Any, model: Any, args: Any, kwargs: Any) -> Calls:
     views: list[View] = []
     graphdef, state = nnx.split(model)
 
-    def seen(path, module):
+    def seen(path, module, *args, **kwargs):
         calls.append(path)
         views.append(look(path, path, nnx.state(module, nnx.Param)))
 
@@ -136,8 +136,8 @@ def _nnx_calls(nnx: Any, model: Any, args: Any, kwargs: Any) -> Calls:
     return calls, modules, views, _shapes(nnx.state(model, nnx.Param))
 
 
-def _spy_on(module: Any, seen: Callable[[Any], None], ignored: type) -> None:
-    """Call ``seen`` when a public method of this very module is called.
+def _spy_on(module: Any, seen: Callable[..., None], ignored: type) -> None:
+    """Call ``seen``, with the module and the arguments, when a public method of this very module is called.
 
     NNX has no interceptors, so the module gets a class of its own, which survives the splits and merges of nnx.scan.
     """
@@ -145,7 +145,7 @@ def _spy_on(module: Any, seen: Callable[[Any], None], ignored: type) -> None:
     def spied(method):
         @functools.wraps(method)
         def wrapper(self, *args, **kwargs):
-            seen(self)
+            seen(self, *args, **kwargs)
             return method.__get__(self)(*args, **kwargs)
 
         return wrapper

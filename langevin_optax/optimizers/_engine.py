@@ -14,7 +14,7 @@ from langevin_optax.noise._state import LangevinState
 from langevin_optax.optimizers._noise_links import refuse_mark
 from langevin_optax.optimizers._rows import Row, row_of
 from langevin_optax.optimizers._step import Step
-from langevin_optax.optimizers._term import langevin_term, selected_of
+from langevin_optax.optimizers._term import langevin_term
 from langevin_optax.preconditioners import _check
 
 Arguments = ParamSpec("Arguments")
@@ -166,7 +166,7 @@ def _with_noise(name, stock, term, row, arguments):
             p = explicit
             if p is None:  # its values are not checked: a NaN gradient gives a NaN P and a NaN update, as in Optax
                 p = row.preconditioner(Step(arguments, updates, old, new, params, extra_args))
-            return selected_of(p, selected)
+            return _check.like(p, selected)
 
         new_updates, noise_state = term.add(new_updates, state[-1], params, preconditioner)
         return new_updates, (*_parts(new), noise_state)

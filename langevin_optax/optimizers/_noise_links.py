@@ -8,8 +8,9 @@ import optax
 from langevin_optax import _trees
 from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
 from langevin_optax.noise._samplers import Sampler
-from langevin_optax.optimizers._term import langevin_term, selected_of
-from langevin_optax.preconditioners import _check, _diagonal, _marks
+from langevin_optax.optimizers._term import langevin_term
+from langevin_optax.preconditioners import _check, _diagonal
+from langevin_optax.preconditioners._publish import published
 
 
 def add_preconditioned_noise(
@@ -39,6 +40,11 @@ def add_preconditioned_noise(
     collapse a training, since P grows as gradients vanish: let it fall to 0. A coordinate whose gradient has always
     been 0 has :math:`P = 1/\epsilon`: choose eps with that in mind. In bfloat16 an update below 1/256 of a parameter
     rounds to nothing.
+
+    P may be a matrix, published as an object whose ``root(xi)`` is :math:`S\xi` with :math:`S S^T = P`; the noise is
+    then :math:`\sigma\sqrt{1/\gamma}\,S\xi`. ``max_noise`` wants a diagonal. A mask that selects a part of what P couples
+    restricts the noise to it: its covariance is that block of P. The leaves of one operator (such as kernel and bias)
+    are selected together.
 
     Args:
       learning_rate: :math:`\gamma \ge 0`, the very value or schedule that the chain scales by; a scalar or an Optax
@@ -156,7 +162,9 @@ def add_langevin_noise(
 def refuse_mark(updates: Any) -> None:
     """Raise if an update that comes into a whole optimiser carries a P, which it neither uses nor ignores."""
     marked = [
-        _trees.leaf_name(path) for path, u in jax.tree_util.tree_leaves_with_path(updates) if _marks.read(u) is not None
+        _trees.leaf_name(path)
+        for (path, _), p in zip(jax.tree_util.tree_leaves_with_path(updates), published(updates), strict=True)
+        if p is not None
     ]
     if marked:
         raise ValueError(
@@ -170,15 +178,16 @@ def _published(updates: Any, explicit: Any, after_learning_rate: bool) -> Any:
     """The P of the updates: the one handed in, or else the one they carry."""
     if explicit is not None:
         _check.check_values(explicit)
-        return selected_of(explicit, updates)
+        return _check.like(explicit, updates)
     if after_learning_rate:
         raise ValueError(
             "add_preconditioned_noise(..., after_learning_rate=True) adds to an update that is already scaled, which "
             "no longer carries its preconditioner: pass preconditioner= to update. Directly after a scaler, before "
             "scale_by_learning_rate, leave after_learning_rate away."
         )
-    leaves = jax.tree_util.tree_leaves_with_path(updates)
-    bare = [_trees.leaf_name(path) for path, u in leaves if _marks.read(u) is None]
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    preconditioner = published(updates)
+    bare = [_trees.leaf_name(path) for (path, _), p in zip(leaves, preconditioner, strict=True) if p is None]
     if bare:
         raise ValueError(
             f"add_preconditioned_noise found no preconditioner on the updates {', '.join(bare[:3])}"
@@ -189,4 +198,4 @@ def _published(updates: Any, explicit: Any, after_learning_rate: bool) -> Any:
             "preconditioner= to update. For noise with P = 1 (behind plain gradients, or momentum alone), use "
             "add_langevin_noise."
         )
-    return jax.tree.map(_marks.read, updates)
+    return treedef.unflatten(preconditioner)

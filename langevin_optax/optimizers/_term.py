@@ -1,6 +1,5 @@
 """The Langevin term σ√(γP) ξ, added to an update: what the noise links and the engine share."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from langevin_optax.layers import _where
 from langevin_optax.noise import _keys, _samplers
 from langevin_optax.noise._draw import noise_like
 from langevin_optax.noise._state import LangevinState
-from langevin_optax.preconditioners import _check
+from langevin_optax.preconditioners import _operators
 
 
 class LangevinTerm(NamedTuple):
@@ -71,7 +70,7 @@ def langevin_term(
         scale = _checks.read("sigma", sigma_now, state.count) * root
         # In units of the updates; where γ = 0 there is no noise to bound.
         limit = None if max_noise is None else max_noise / (1 if after_learning_rate else safe)
-        noise = noise_like(state.key, state.count, selected, sampler)
+        p, noise = shape_noise(p, noise_like(state.key, state.count, selected, sampler), selected, limit)
 
         def add(w, u, p, xi):
             if w is False:
@@ -84,18 +83,19 @@ def langevin_term(
     return LangevinTerm(init_fn, add_fn)
 
 
-def selected_of(preconditioner: Any, updates: Any) -> Any:
-    """P of those updates that are not hidden: masked and partition hide leaves of the updates, but not of P."""
-    with contextlib.suppress(ValueError, TypeError):  # another structure, which the check names
-        preconditioner = jax.tree.map(
-            lambda u, p: u if _is_masked(u) else p, updates, preconditioner, is_leaf=_is_masked
+def shape_noise(preconditioner: Any, noise: Any, updates: Any, limit: Any) -> tuple[Any, Any]:
+    """P and ξ; where P is an operator, 1 and S ξ."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    names = [_trees.leaf_name(path) for path, _ in leaves]
+    ps, xis = treedef.flatten_up_to(preconditioner), treedef.flatten_up_to(noise)
+    if limit is not None and any(map(_operators.is_matrix, ps)):
+        raise ValueError(
+            "max_noise bounds the noise of each coordinate for itself, but here P is a matrix, at "
+            f"{names[[*map(_operators.is_matrix, ps)].index(True)]}: to bound its noise is to change its directions. "
+            "Leave max_noise away, and give the scaler a larger eps."
         )
-    _check.check_like(preconditioner, updates)
-    return preconditioner
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+    diagonal, shaped = _operators.shaped(ps, xis, names)
+    return treedef.unflatten(diagonal), treedef.unflatten(shaped)
 
 
 @jax.jit  # traced once per shape, not once per leaf

@@ -1,4 +1,4 @@
-"""What a preconditioner must be: a tree like the updates, whose leaves are real, ≥ 0 and broadcast."""
+"""What a preconditioner must be: a tree like the updates, of operators and arrays that are real, ≥ 0 and broadcast."""
 
 from typing import Any
 
@@ -6,33 +6,65 @@ import jax
 import jax.numpy as jnp
 
 from langevin_optax import _trees
+from langevin_optax.preconditioners import _operators
+from langevin_optax.preconditioners._operators import is_operator
 
 
-def check_like(preconditioner: Any, updates: Any) -> None:
-    """Raise unless the leaves of P match those of the updates and broadcast to them."""
-    structure: Any = jax.tree.structure(preconditioner)
-    if structure != jax.tree.structure(updates):
+def like(preconditioner: Any, updates: Any) -> Any:
+    """P as a tree like the updates, an operator that stands for several leaves as their parts; raises unless it fits.
+
+    What `optax.masked` and `optax.partition` hide of the updates is hidden of P too.
+    """
+    ps, treedef = jax.tree.flatten(preconditioner, is_leaf=lambda p: is_operator(p) or _trees.is_masked(p))
+    try:
+        p = treedef.unflatten(map(_spread, ps, treedef.flatten_up_to(updates)))
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            "the preconditioner must be a tree like the updates, got\n"
-            f"  {structure}\nfor updates\n  {jax.tree.structure(updates)}."
+            "the preconditioner must be a tree like the updates, in which an operator may stand for a part of it, got\n"
+            f"  {jax.tree.structure(preconditioner)}\nfor updates\n  {jax.tree.structure(updates)}."
+        ) from error
+    leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
+    for (path, u), leaf in zip(leaves, structure.flatten_up_to(p), strict=True):
+        _check_leaf(_trees.leaf_name(path), leaf, jnp.shape(u))
+    return p
+
+
+def _spread(p: Any, updates: Any) -> Any:
+    """P for each leaf of the part of the updates where ``p`` stands."""
+    if _trees.is_masked(updates):
+        return updates
+    if jax.tree_util.all_leaves([updates]) and not _trees.is_masked(p):
+        return p
+    if not is_operator(p):
+        raise ValueError
+    every = _operators.parts(p, updates, is_leaf=_trees.is_masked)
+    return jax.tree.map(lambda u, part: u if _trees.is_masked(u) else part, updates, every, is_leaf=_trees.is_masked)
+
+
+def _check_leaf(name: str, p: Any, shape: tuple[int, ...]) -> None:
+    if isinstance(p, _operators.Part):
+        return
+    if is_operator(p):
+        if hasattr(p, "check"):
+            p.check(shape)
+        return
+    if not _trees.broadcasts(jnp.shape(p), shape):
+        raise ValueError(
+            f"the preconditioner of {name} has shape {jnp.shape(p)}, which does not broadcast to the update's {shape}."
         )
-    for (path, u), p in zip(jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(preconditioner), strict=True):
-        where = _trees.leaf_name(path)
-        if not _trees.broadcasts(jnp.shape(p), jnp.shape(u)):
-            raise ValueError(
-                f"the preconditioner of {where} has shape {jnp.shape(p)}, which does not broadcast to the update's "
-                f"{jnp.shape(u)}."
-            )
-        if jnp.iscomplexobj(p):
-            raise TypeError(f"the preconditioner of {where} must be real, got {jnp.result_type(p)}.")
+    if jnp.iscomplexobj(p):
+        raise TypeError(f"the preconditioner of {name} must be real, got {jnp.result_type(p)}.")
 
 
 def check_values(preconditioner: Any) -> None:
     """Raise for a negative P or NaN, where the values are known: constants within jit too, and on this process."""
-    for path, p in jax.tree_util.tree_leaves_with_path(preconditioner):
-        if isinstance(p, jax.core.Tracer) or (isinstance(p, jax.Array) and not p.is_fully_addressable):
+    for path, p in jax.tree_util.tree_leaves_with_path(preconditioner, is_leaf=is_operator):
+        values = getattr(p, "p", None) if is_operator(p) else p
+        if values is None or isinstance(values, jax.core.Tracer):
+            continue
+        if isinstance(values, jax.Array) and not values.is_fully_addressable:
             continue
         with jax.ensure_compile_time_eval():  # on the device of P, of which one bit comes back
-            valid = bool(jnp.all(jnp.asarray(p) >= 0))
+            valid = bool(jnp.all(jnp.asarray(values) >= 0))
         if not valid:
-            raise ValueError(f"preconditioner must be ≥ 0, got {p} at {_trees.leaf_name(path)}.")
+            raise ValueError(f"preconditioner must be ≥ 0, got {values} at {_trees.leaf_name(path)}.")

@@ -24,6 +24,11 @@ def debiased(moment: Any, decay: ArrayLike, count: ArrayLike) -> Any:
     return optax.tree.bias_correction(jax.tree.map(wide, moment), decay, count)
 
 
+def average(old: jax.Array, new: jax.Array, decay: ArrayLike) -> jax.Array:
+    """decay · old + (1 − decay) · new, in the dtype of ``old``."""
+    return (decay * old + (1 - decay) * new).astype(old.dtype)
+
+
 def one(updates: Any) -> Any:
     return jax.tree.map(lambda _: 1.0, updates)
 

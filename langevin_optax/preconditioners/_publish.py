@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import optax
 
-from langevin_optax.preconditioners import _check, _marks
+from langevin_optax import _trees
+from langevin_optax.preconditioners import _check, _marks, _operators
 
 Preconditioner = Callable[[Any, Any, Any], Any]
 
@@ -30,14 +31,17 @@ def with_preconditioner(
     Args:
       transform: the transformation.
       preconditioner: a function ``(updates_in, old_state, new_state)`` that returns a tree of the structure of the
-        updates, with leaves :math:`P \ge 0` (real, float32 or wider) that broadcast to the leaves of the updates.
+        updates, with leaves :math:`P \ge 0` (real, float32 or wider) that broadcast to the leaves of the updates. P
+        need not be diagonal: in place of an array there may be an object whose ``root(xi)`` is :math:`S\xi`, where
+        :math:`S S^T = P`, such as a :class:`Kronecker` or a :class:`Rotated`. Where it stands for several leaves,
+        which P couples, ``root`` gets and returns the tree of them.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs``.
 
     Raises:
-      ValueError: at the update, if the tree of P has another structure than the updates, or a leaf of P does not
-        broadcast to its leaf of the updates.
+      ValueError: at the update, if the tree of P has another structure than the updates, a leaf of P does not fit its
+        leaf of the updates, or the product of a matrix and the P that comes in is not symmetric, and has no root.
       TypeError: if ``transform`` is no gradient transformation or ``preconditioner`` no function.
 
     Example:
@@ -66,16 +70,49 @@ def with_preconditioner(
 
     def update_fn(updates, state, params=None, **extra_args):
         new_updates, new_state = transform.update(updates, state, params, **extra_args)
-        own = preconditioner(updates, state, new_state)
-        _check.check_like(own, new_updates)
-
-        def publish(u, p, g):
-            incoming = _marks.read(g)
-            return _marks.mark(u, p if incoming is None else incoming * p)
-
-        return jax.tree.map(publish, new_updates, own, updates), new_state
+        own = _check.like(preconditioner(updates, state, new_state), new_updates)
+        return publish(new_updates, own, updates), new_state
 
     return optax.GradientTransformationExtraArgs(transform.init, update_fn)
+
+
+def publish(updates: Any, preconditioner: Any, incoming: Any = None) -> Any:
+    """The updates, marked with their P, times the P of the updates that came in."""
+
+    def publish_leaf(u, p, g):
+        return _marks.mark(u, _operators.product(p, _marks.read(g), jax.numpy.shape(u)))
+
+    return jax.tree.map(publish_leaf, updates, preconditioner, updates if incoming is None else incoming)
+
+
+def published(updates: Any) -> Any:
+    """The P that each of the updates carries, or None, as a list."""
+    return [_marks.read(u) for u in jax.tree.leaves(updates)]
+
+
+def scaler(init: Callable[[Any], Any], step: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
+    """A scaler whose update is P m: ``step(updates, state, freeze_after, **extra_args)`` returns m, P and the new state.
+
+    m and P are lists, of one entry per leaf. ``freeze_after`` is the number of steps whose gradients may enter P.
+    """
+
+    def update_fn(updates, state, params=None, *, freeze_after=None, **extra_args):
+        del params
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        momenta, preconditioner, new_state = step(updates, state, freeze_after, **extra_args)
+        names = [_trees.leaf_name(path) for path, _ in leaves]
+        scaled = _operators.times(preconditioner, momenta, names)
+        new_updates = [u.astype(g.dtype) for u, (_, g) in zip(scaled, leaves, strict=True)]
+        return publish(treedef.unflatten(new_updates), treedef.unflatten(preconditioner), updates), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update_fn)
+
+
+def learning(count: jax.Array, freeze_after: Any) -> tuple[jax.Array, jax.Array]:
+    """Whether the statistics of step ``count`` enter P, and how many steps have entered it then."""
+    if freeze_after is None:
+        return jax.numpy.array(True), count + 1
+    return count < freeze_after, jax.numpy.minimum(count + 1, freeze_after)
 
 
 def handing_on(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

@@ -1,0 +1,94 @@
+"""A Gaussian prior around a point, within the preconditioned drift."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from langevin_optax import _trees
+from langevin_optax._checks import check_nonnegative, read
+from langevin_optax._types import ScalarOrSchedule
+from langevin_optax.preconditioners import _diagonal, _operators, _publish
+
+
+class LocalizationState(NamedTuple):
+    """The state of :func:`add_localization`."""
+
+    count: jax.Array  # shape=(), dtype=int32
+    center: Any  # like the parameters
+
+
+def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.GradientTransformationExtraArgs:
+    r"""Pull the parameters to a point, by the gradient of :math:`\tfrac{\lambda}{2}\|\theta - \theta_0\|^2`.
+
+    .. math::
+      u \leftarrow u + P\,\lambda\,(\theta - \theta_0)
+
+    directly behind the scaler whose P it is, which it hands on to the noise behind it. The chain then samples
+    :math:`\exp(-L/\tau - \tfrac{\lambda}{2\tau}\|\theta - \theta_0\|^2)`. (In front of the scaler the pull would enter
+    momentum and statistics. Behind plain gradients write :func:`identity` for a scaler.)
+
+    Args:
+      strength: :math:`\lambda \ge 0`, a scalar or an Optax schedule.
+      center: :math:`\theta_0`, like the parameters; by default the parameters at ``init``.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with the state ``LocalizationState(count, center)``. Its update needs
+      ``params``.
+
+    Raises:
+      ValueError: at ``init`` for a ``center`` of another structure or other shapes than the parameters; at the update
+        without ``params``, or for an update that carries no P.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import langevin_optax as lgv
+      >>> pull = lgv.add_localization(100.0)
+      >>> noise = lgv.add_preconditioned_noise(1e-4, 1.0, key=0)
+      >>> tx = optax.chain(lgv.scale_by_rms(), pull, noise, optax.scale_by_learning_rate(1e-4))
+      >>> params = jnp.ones(3)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+
+    References:
+      Lau et al., `The Local Learning Coefficient <https://arxiv.org/abs/2308.12108>`_, 2023 (the localised posterior).
+    """
+    check_nonnegative("strength", strength)
+
+    def init_fn(params):
+        if center is None:
+            return LocalizationState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
+        try:
+            same = jax.tree.map(lambda p, c: jnp.shape(p) == jnp.shape(c), params, center)
+        except (ValueError, TypeError):
+            same = False
+        if not jax.tree.all(same):
+            raise ValueError(
+                "center must be like the parameters, got\n"
+                f"  {jax.tree.map(jnp.shape, center)}\nfor parameters\n  {jax.tree.map(jnp.shape, params)}."
+            )
+        moved = jax.tree.map(lambda p, c: jnp.array(c, jnp.result_type(p)), params, center)
+        return LocalizationState(jnp.zeros([], jnp.int32), moved)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        if params is None:
+            raise ValueError("add_localization needs the parameters: call update(updates, state, params).")
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        names, preconditioner = [_trees.leaf_name(path) for path, _ in leaves], _publish.published(updates)
+        if bare := [name for name, p in zip(names, preconditioner, strict=True) if p is None]:
+            raise ValueError(
+                f"add_localization found no preconditioner on the updates {', '.join(bare[:3])}. It must directly "
+                "follow a scaler of langevin_optax, such as langevin_optax.identity() behind plain gradients."
+            )
+        weight = read("strength", strength, state.count)
+        pulls = [
+            (weight * (_diagonal.wide(p) - _diagonal.wide(c))).astype(_diagonal.wide(p).dtype)
+            for p, c in zip(treedef.flatten_up_to(params), treedef.flatten_up_to(state.center), strict=True)
+        ]
+        scaled = _operators.times(preconditioner, pulls, names)
+        pulled = [(u + pull).astype(u.dtype) for (_, u), pull in zip(leaves, scaled, strict=True)]
+        new_state = LocalizationState(optax.safe_increment(state.count), state.center)
+        return _publish.publish(treedef.unflatten(pulled), treedef.unflatten(preconditioner)), new_state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,185 @@
+"""Shampoo, which publishes its P."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from langevin_optax._types import ArrayLike
+from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners._layout import Layout
+
+
+class ShampooState(NamedTuple):
+    """The state of :func:`scale_by_shampoo`. In statistics and roots an entry is a tuple, of an array per axis."""
+
+    count: jax.Array  # shape=(), dtype=int32
+    mu: Any  # like the parameters, float32 at least
+    statistics: Any
+    roots: Any
+    clipped: jax.Array  # shape=(), dtype=int32: the eigenvalues that rounding left below 0, when roots were last taken
+
+
+def scale_by_shampoo(
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-6,
+    *,
+    precondition_frequency: int = 10,
+    max_dimension: int = 1024,
+    merge_dimension: int = 0,
+    scanned: Mapping[str, int] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shampoo, with statistics that average.
+
+    For a matrix with gradient g, :math:`L \leftarrow \beta_2 L + (1 - \beta_2) g g^T`,
+    :math:`R \leftarrow \beta_2 R + (1 - \beta_2) g^T g`,
+
+    .. math::
+      u = P\hat\mu = (\hat L + \epsilon I)^{-1/4}\,\hat\mu\,(\hat R + \epsilon I)^{-1/4}, \qquad
+      S\,\xi = (\hat L + \epsilon I)^{-1/8}\,\xi\,(\hat R + \epsilon I)^{-1/8},
+
+    where the hats divide by :math:`1 - \beta^t`. A tensor of k axes has :math:`-1/(2k)` and :math:`-1/(4k)` for them.
+    An axis longer than ``max_dimension``, and that of a vector, has the diagonal of its statistics for these; so a
+    vector's P is :math:`(\hat\nu + \epsilon)^{-1/2}`. The roots are taken, by eigenvectors, every ``precondition_frequency`` steps
+    from the first one on, before the update, and kept in between. No grafting.
+
+    Statistics and roots are float32 (float64 for float64 leaves). mu is of the parameters' shapes, and sharded as these
+    are; the matrices of a leaf are on each device: where it is sharded, XLA gathers its gradient for the products along
+    the sharded axis.
+
+    Args:
+      b1, b2: decay of the momentum, and of the statistics. ``b2=1`` sums them, as published first.
+      eps: :math:`\epsilon`. A direction without gradient has :math:`P = \epsilon^{-1/2}`, and noise to match.
+      precondition_frequency: the steps between two roots.
+      max_dimension, merge_dimension, scanned: as in :func:`scale_by_soap`.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with the state ``ShampooState(count, mu, statistics, roots,
+      clipped)``, which hands on its P as a :class:`Kronecker` (an array for vectors). It is no state of another
+      implementation of Shampoo.
+
+    Raises:
+      TypeError, ValueError: as :func:`scale_by_soap`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import langevin_optax as lgv
+      >>> noise = lgv.add_preconditioned_noise(1e-2, 1e-3, key=0)
+      >>> tx = optax.chain(lgv.scale_by_shampoo(), noise, optax.scale_by_learning_rate(1e-2))
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+
+    References:
+      Gupta et al., `Shampoo: Preconditioned Stochastic Tensor Optimization <https://arxiv.org/abs/1802.09568>`_, 2018;
+      Yu et al., `Scalable Stochastic Gradient Riemannian Langevin Dynamics in Non-Diagonal Metrics
+      <https://arxiv.org/abs/2303.05101>`_, 2023 (the root of its P).
+    """
+    every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
+    sizes = (
+        _layout.check_whole("max_dimension", max_dimension, 1),
+        _layout.check_whole("merge_dimension", merge_dimension, 0),
+    )
+
+    def init_fn(params):
+        treedef = jax.tree.structure(params)
+        mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
+
+        def statistics(layout, dtype):
+            return tuple(jnp.zeros(_shape(layout, axis), dtype) for axis in layout.coupled)
+
+        layouts = _layout.layouts(params, *sizes, scanned)
+        zeros = [statistics(layout, m.dtype) for layout, m in zip(layouts, jax.tree.leaves(mu), strict=True)]
+        return ShampooState(
+            count=jnp.zeros([], jnp.int32),
+            mu=mu,
+            statistics=treedef.unflatten(zeros),
+            roots=treedef.unflatten(jax.tree.map(jnp.copy, zeros)),
+            clipped=jnp.zeros([], jnp.int32),
+        )
+
+    def step(updates, state, freeze_after, **extra_args):
+        del extra_args
+        treedef = jax.tree.structure(updates)
+        layouts = _layout.layouts(updates, *sizes, scanned)
+        gs = [_diagonal.wide(g) for g in treedef.flatten_up_to(updates)]
+        statistics, roots = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.roots)
+        learns, t = _publish.learning(state.count, freeze_after)
+
+        mus = [_diagonal.average(mu, g, b1) for mu, g in zip(treedef.flatten_up_to(state.mu), gs, strict=True)]
+        weight = jnp.where(b2 == 1, 1, 1 - b2)
+        for i, (layout, g) in enumerate(zip(layouts, gs, strict=True)):
+            statistics[i] = tuple(
+                jnp.where(learns, b2 * s + weight * new, s).astype(s.dtype)
+                for s, new in zip(statistics[i], _squares(layout, layout.inward(g)), strict=True)
+            )
+        correction = jnp.where(b2 == 1, 1, 1 - b2**t)
+        roots, clipped = jax.lax.cond(
+            learns & (state.count % every == 0),
+            lambda statistics, roots, clipped: _roots(layouts, statistics, correction, eps),
+            lambda statistics, roots, clipped: (roots, clipped),
+            statistics,
+            roots,
+            state.clipped,
+        )
+        debias = 1 - b1 ** (state.count + 1)
+        momenta = [(mu / debias).astype(mu.dtype) for mu in mus]
+        new_state = ShampooState(
+            count=optax.safe_increment(state.count),
+            mu=treedef.unflatten(mus),
+            statistics=treedef.unflatten(statistics),
+            roots=treedef.unflatten(roots),
+            clipped=clipped,
+        )
+        return momenta, [_preconditioner(layout, r) for layout, r in zip(layouts, roots, strict=True)], new_state
+
+    return _publish.scaler(init_fn, step)
+
+
+def _shape(layout: Layout, axis: int) -> tuple[int, ...]:
+    matrices = layout.matrices(layout.shape[axis])
+    return matrices if axis in layout.axes else matrices[:-1]
+
+
+def _squares(layout: Layout, g: jax.Array) -> list[jax.Array]:
+    """g gᵀ along each axis, or its diagonal."""
+
+    def diagonal(axis):
+        return jnp.sum(jnp.square(g), axis=tuple(a for a in layout.coupled if a != axis))
+
+    return [_layout.outer_product(g, a, layout) if a in layout.axes else diagonal(a) for a in layout.coupled]
+
+
+def _roots(layouts: list[Layout], statistics: Any, correction: jax.Array, eps: ArrayLike) -> Any:
+    """(s/correction + ε)^(−1/4k) of all statistics, and how many eigenvalues were below 0."""
+    roots, clipped = [], jnp.zeros([], jnp.int32)
+    for layout, of_leaf in zip(layouts, statistics, strict=True):
+        power = -1 / (4 * len(layout.coupled))
+        new = []
+        for axis, s in zip(layout.coupled, of_leaf, strict=True):
+            s = s / correction.astype(s.dtype)
+            if axis in layout.axes:
+                root, below = _operators.symmetric_power(s, power, eps)
+                new.append(root)
+                clipped += below
+            else:
+                new.append(((s + eps) ** power).astype(s.dtype))
+        roots.append(tuple(new))
+    return roots, clipped
+
+
+def _preconditioner(layout: Layout, roots: Any) -> Any:
+    d: Any = 1.0
+    for axis, root in zip(layout.coupled, roots, strict=True):
+        if axis not in layout.axes:
+            front = layout.shape[: layout.coupled.start]
+            d *= jnp.square(root).reshape(
+                *front, *(n if a == axis else 1 for a, n in enumerate(layout.shape) if a in layout.coupled)
+            )
+    if not layout.axes:
+        return layout.outward(jnp.broadcast_to(d, layout.shape))
+    matrices = [root for axis, root in zip(layout.coupled, roots, strict=True) if axis in layout.axes]
+    p = _operators.Kronecker(*layout.along_axes(matrices))
+    return layout.outer_operator(_operators.product(d, p, layout.shape))

@@ -1,0 +1,207 @@
+"""SOAP: Adam in the eigenbases of Shampoo, which publishes its P."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from langevin_optax._types import ArrayLike
+from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners._layout import Layout
+
+
+class SoapState(NamedTuple):
+    """The state of :func:`scale_by_soap`. In the last two a leaf's entry is a tuple, of a matrix per rotated axis."""
+
+    count: jax.Array  # shape=(), dtype=int32
+    mu: Any  # like the parameters, float32 at least
+    nu: Any  # the same, in the bases
+    statistics: Any
+    bases: Any
+
+
+def scale_by_soap(
+    b1: ArrayLike = 0.95,
+    b2: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    *,
+    precondition_frequency: int = 10,
+    max_dimension: int = 10000,
+    merge_dimension: int = 0,
+    scanned: Mapping[str, int] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SOAP: Adam in the eigenbases of Shampoo's statistics.
+
+    For a matrix with gradient g, :math:`L \leftarrow \beta_2 L + (1 - \beta_2) g g^T`,
+    :math:`R \leftarrow \beta_2 R + (1 - \beta_2) g^T g`, and their eigenbases :math:`Q_L, Q_R`:
+
+    .. math::
+      u = P\hat\mu = Q_L\left(\frac{\sqrt{1 - \beta_2^t}}{\sqrt\nu + \epsilon} \circ
+      Q_L^T\hat\mu\,Q_R\right)Q_R^T, \qquad
+      \nu \leftarrow \beta_2\nu + (1 - \beta_2)(Q_L^T g\,Q_R)^2
+
+    The noise of a Langevin step costs two matrix products more, :math:`S\xi = Q_L(\sqrt p \circ \xi)Q_R^T`. As
+    published, the first step makes the statistics alone: its update and its P are 0. The bases are then eigenvectors;
+    every ``precondition_frequency`` steps, after the update, one step of power iteration and a QR decomposition turns
+    them, with the order of :math:`\nu` beside them. Tensors get a basis per axis, vectors and scalars none: Adam's P.
+
+    Statistics and bases are float32 (float64 for float64 leaves). mu and nu are of the parameters' shapes, and sharded
+    as these are. Each device has all matrices of a leaf; where the leaf is sharded, XLA gathers its gradient for the
+    products along the sharded axis.
+
+    Args:
+      b1, b2: decay of the momentum, and of :math:`\nu` and the statistics.
+      eps: :math:`\epsilon`. A direction without gradient has P = 1/eps in the end, and noise to match.
+      precondition_frequency: the steps between two turns of the bases.
+      max_dimension: axes longer than this keep their own basis.
+      merge_dimension: neighbouring axes are one axis while their product is at most this, e.g. 512 makes of a
+        convolution's kernel ``(3, 3, 32, 64)`` a matrix ``(288, 64)``.
+      scanned: stacked layers, as in :func:`layer_mask`, e.g. ``layer_order(...).scanned``: each has bases of its own.
+
+    Returns:
+      An ``optax.GradientTransformationExtraArgs`` with the state ``SoapState(count, mu, nu, statistics, bases)``, which
+      hands on its P as a :class:`Rotated` (an array for vectors). It is no state of another implementation of SOAP.
+
+    Raises:
+      TypeError, ValueError: for a frequency or dimension that is no positive integer; at ``init`` for leaves that are
+        complex or integers, or a path in ``scanned`` that holds no leaf.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> import langevin_optax as lgv
+      >>> noise = lgv.add_preconditioned_noise(3e-3, 1e-3, key=0)
+      >>> tx = optax.chain(lgv.scale_by_soap(), noise, optax.scale_by_learning_rate(3e-3))
+      >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> [q.shape for q in state[0].bases["kernel"]]
+      [(4, 4), (3, 3)]
+
+    References:
+      Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam <https://arxiv.org/abs/2409.11321>`_, 2024.
+    """
+    every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
+    sizes = (
+        _layout.check_whole("max_dimension", max_dimension, 1),
+        _layout.check_whole("merge_dimension", merge_dimension, 0),
+    )
+
+    def init_fn(params):
+        treedef = jax.tree.structure(params)
+        layouts = _layout.layouts(params, *sizes, scanned)
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
+        shapes = [[layout.matrices(layout.shape[axis]) for axis in layout.axes] for layout in layouts]
+        dtypes = [z.dtype for z in jax.tree.leaves(zeros)]
+
+        def matrices(make):
+            return treedef.unflatten(
+                [tuple(make(shape, dtype) for shape in of_leaf) for of_leaf, dtype in zip(shapes, dtypes, strict=True)]
+            )
+
+        return SoapState(
+            count=jnp.zeros([], jnp.int32),
+            mu=zeros,
+            nu=jax.tree.map(jnp.copy, zeros),
+            statistics=matrices(jnp.zeros),
+            bases=matrices(_identities),
+        )
+
+    def step(updates, state, freeze_after, **extra_args):
+        del extra_args
+        treedef = jax.tree.structure(updates)
+        layouts = _layout.layouts(updates, *sizes, scanned)
+        gs = [
+            layout.inward(_diagonal.wide(g)) for layout, g in zip(layouts, treedef.flatten_up_to(updates), strict=True)
+        ]
+        mus, nus = (
+            [layout.inward(x) for layout, x in zip(layouts, treedef.flatten_up_to(tree), strict=True)]
+            for tree in (state.mu, state.nu)
+        )
+        statistics, bases = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.bases)
+
+        if isinstance(freeze_after, int) and freeze_after < 2:
+            raise ValueError(
+                f"SOAP has its first P in its second step: freeze it after 2 steps at least, got {freeze_after}."
+            )
+        count, first = state.count, state.count == 0
+        learns, t_nu = _publish.learning(count, freeze_after)
+        t = jnp.maximum(count, 1)
+        t_nu = jnp.maximum(t_nu - 1, 1)  # the first step is none of ν's
+        momenta, preconditioner = [], []
+        for i, (layout, g) in enumerate(zip(layouts, gs, strict=True)):
+            mus[i] = jnp.where(first, mus[i], _diagonal.average(mus[i], g, b1))
+            square = jnp.square(_turned(layout, [jnp.swapaxes(q, -1, -2) for q in bases[i]], g))
+            nus[i] = jnp.where(first | ~learns, nus[i], _diagonal.average(nus[i], square, b2))
+            statistics[i] = tuple(
+                jnp.where(learns, _diagonal.average(s, _layout.outer_product(g, axis, layout), b2), s)
+                for axis, s in zip(layout.axes, statistics[i], strict=True)
+            )
+            p = jnp.where(first, 0, jnp.sqrt(1 - b2**t_nu) / (jnp.sqrt(nus[i]) + eps)).astype(g.dtype)
+            momenta.append(layout.outward((mus[i] / (1 - b1**t)).astype(g.dtype)))
+            preconditioner.append(
+                layout.outer_operator(_operators.Rotated(layout.along_axes(bases[i]), p))
+                if layout.axes
+                else layout.outward(p)
+            )
+
+        turn = jnp.where(first, 2, jnp.where(learns & (count % every == 0), 1, 0))
+        nus, bases = jax.lax.switch(
+            turn, [_keep, _power_iteration(layouts), _eigenvectors], nus, [tuple(s) for s in statistics], bases
+        )
+
+        def tree(xs):
+            return treedef.unflatten([layout.outward(x) for layout, x in zip(layouts, xs, strict=True)])
+
+        return (
+            momenta,
+            preconditioner,
+            SoapState(
+                count=optax.safe_increment(count),
+                mu=tree(mus),
+                nu=tree(nus),
+                statistics=treedef.unflatten(statistics),
+                bases=treedef.unflatten(bases),
+            ),
+        )
+
+    return _publish.scaler(init_fn, step)
+
+
+def _identities(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+
+
+def _turned(layout: Layout, matrices: Any, x: jax.Array) -> jax.Array:
+    return _operators.Kronecker(*layout.along_axes(matrices)).root(x)
+
+
+def _keep(nus: Any, statistics: Any, bases: Any) -> Any:
+    return nus, bases
+
+
+def _eigenvectors(nus: Any, statistics: Any, bases: Any) -> Any:
+    def vectors(s):
+        return jnp.linalg.eigh(s + 1e-30 * jnp.eye(s.shape[-1], dtype=s.dtype))[1][..., ::-1]
+
+    return nus, jax.tree.map(vectors, statistics)
+
+
+def _power_iteration(layouts: list[Layout]) -> Any:
+    """One step of orthogonal iteration; first the columns, and ν with them, go by falling eigenvalue."""
+
+    def turn(nus, statistics, bases):
+        turned = []
+        for i, layout in enumerate(layouts):
+            new = []
+            for axis, s, q in zip(layout.axes, statistics[i], bases[i], strict=True):
+                eigenvalues = jnp.sum(q * jnp.matmul(s, q, precision="highest"), axis=-2)
+                order = jnp.argsort(-eigenvalues, axis=-1, stable=True)
+                places = [n if a in (axis, *range(layout.coupled.start)) else 1 for a, n in enumerate(layout.shape)]
+                nus[i] = jnp.take_along_axis(nus[i], order.reshape(places), axis=axis)
+                q = jnp.take_along_axis(q, order[..., None, :], axis=-1)
+                new.append(jnp.linalg.qr(jnp.matmul(s, q, precision="highest"))[0])
+            turned.append(tuple(new))
+        return nus, turned
+
+    return turn
