@@ -31,6 +31,9 @@ from langevin_optax.optimizers._adam import adamw as adamw
 from langevin_optax.optimizers._adam import amsgrad as amsgrad
 from langevin_optax.optimizers._adam import nadam as nadam
 from langevin_optax.optimizers._engine import langevin as langevin
+from langevin_optax.optimizers._matrix import prong as prong
+from langevin_optax.optimizers._matrix import shampoo as shampoo
+from langevin_optax.optimizers._matrix import soap as soap
 from langevin_optax.optimizers._noise_links import add_langevin_noise as add_langevin_noise
 from langevin_optax.optimizers._noise_links import add_preconditioned_noise as add_preconditioned_noise
 from langevin_optax.optimizers._rms import adadelta as adadelta

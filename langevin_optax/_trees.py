@@ -48,6 +48,12 @@ def leaf_name(path: Any) -> str:
     return jax.tree_util.keystr(path) or "(root)"
 
 
+def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
+    """The names of the leaves, as a message has them, the leaves, and the structure."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return [leaf_name(path) for path, _ in leaves], [leaf for _, leaf in leaves], structure
+
+
 def noise_dtype(path: Any, leaf: Any) -> np.dtype:
     """The dtype in which the noise of a leaf is drawn and added; raises for leaves that cannot carry noise."""
     dtype = jnp.result_type(leaf)

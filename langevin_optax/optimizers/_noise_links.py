@@ -42,9 +42,9 @@ def add_preconditioned_noise(
     rounds to nothing.
 
     P may be a matrix, published as an object whose ``root(xi)`` is :math:`S\xi` with :math:`S S^T = P`; the noise is
-    then :math:`\sigma\sqrt{1/\gamma}\,S\xi`. ``max_noise`` wants a diagonal. A mask that selects a part of what P couples
-    restricts the noise to it: its covariance is that block of P. The leaves of one operator (such as kernel and bias)
-    are selected together.
+    then :math:`\sigma\sqrt{1/\gamma}\,S\xi`. ``max_noise`` wants a diagonal. A mask that selects a part of what P
+    couples restricts the noise to it: its covariance is that block of P. Leaves that share an operator (such as kernel
+    and bias) are selected together.
 
     Args:
       learning_rate: :math:`\gamma \ge 0`, the very value or schedule that the chain scales by; a scalar or an Optax
@@ -161,11 +161,8 @@ def add_langevin_noise(
 
 def refuse_mark(updates: Any) -> None:
     """Raise if an update that comes into a whole optimiser carries a P, which it neither uses nor ignores."""
-    marked = [
-        _trees.leaf_name(path)
-        for (path, _), p in zip(jax.tree_util.tree_leaves_with_path(updates), published(updates), strict=True)
-        if p is not None
-    ]
+    names, _, _ = _trees.flatten(updates)
+    marked = [name for name, p in zip(names, published(updates), strict=True) if p is not None]
     if marked:
         raise ValueError(
             f"a whole optimiser was given an update that carries a preconditioner, at {marked[0]}: its own noise would "
@@ -185,9 +182,9 @@ def _published(updates: Any, explicit: Any, after_learning_rate: bool) -> Any:
             "no longer carries its preconditioner: pass preconditioner= to update. Directly after a scaler, before "
             "scale_by_learning_rate, leave after_learning_rate away."
         )
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    names, _, treedef = _trees.flatten(updates)
     preconditioner = published(updates)
-    bare = [_trees.leaf_name(path) for (path, _), p in zip(leaves, preconditioner, strict=True) if p is None]
+    bare = [name for name, p in zip(names, preconditioner, strict=True) if p is None]
     if bare:
         raise ValueError(
             f"add_preconditioned_noise found no preconditioner on the updates {', '.join(bare[:3])}"

@@ -85,8 +85,7 @@ def langevin_term(
 
 def shape_noise(preconditioner: Any, noise: Any, updates: Any, limit: Any) -> tuple[Any, Any]:
     """P and ξ; where P is an operator, 1 and S ξ."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
-    names = [_trees.leaf_name(path) for path, _ in leaves]
+    names, _, treedef = _trees.flatten(updates)
     ps, xis = treedef.flatten_up_to(preconditioner), treedef.flatten_up_to(noise)
     if limit is not None and any(map(_operators.is_matrix, ps)):
         raise ValueError(

@@ -15,6 +15,7 @@ def like(preconditioner: Any, updates: Any) -> Any:
 
     What `optax.masked` and `optax.partition` hide of the updates is hidden of P too.
     """
+    treedef: Any
     ps, treedef = jax.tree.flatten(preconditioner, is_leaf=lambda p: is_operator(p) or _trees.is_masked(p))
     try:
         p = treedef.unflatten(map(_spread, ps, treedef.flatten_up_to(updates)))
@@ -23,9 +24,9 @@ def like(preconditioner: Any, updates: Any) -> Any:
             "the preconditioner must be a tree like the updates, in which an operator may stand for a part of it, got\n"
             f"  {jax.tree.structure(preconditioner)}\nfor updates\n  {jax.tree.structure(updates)}."
         ) from error
-    leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
-    for (path, u), leaf in zip(leaves, structure.flatten_up_to(p), strict=True):
-        _check_leaf(_trees.leaf_name(path), leaf, jnp.shape(u))
+    names, leaves, structure = _trees.flatten(updates)
+    for name, u, leaf in zip(names, leaves, structure.flatten_up_to(p), strict=True):
+        _check_leaf(name, leaf, jnp.shape(u))
     return p
 
 

@@ -24,7 +24,7 @@ def debiased(moment: Any, decay: ArrayLike, count: ArrayLike) -> Any:
     return optax.tree.bias_correction(jax.tree.map(wide, moment), decay, count)
 
 
-def average(old: jax.Array, new: jax.Array, decay: ArrayLike) -> jax.Array:
+def average(old: Any, new: Any, decay: ArrayLike) -> Any:
     """decay · old + (1 − decay) · new, in the dtype of ``old``."""
     return (decay * old + (1 - decay) * new).astype(old.dtype)
 

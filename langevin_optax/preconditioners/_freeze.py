@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from langevin_optax import _trees
 from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
 
 
 class FreezeState(NamedTuple):
     """The state of :func:`freeze_preconditioner`."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: Any  # shape=(), dtype=int32
     preconditioner: Any  # P of the last step, like the parameters; nothing, if the scaler itself keeps it
     inner: Any  # the state of the scaler
 
@@ -71,7 +72,7 @@ def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> o
             return new_updates, FreezeState(optax.safe_increment(state.count), (), new_inner)
 
         new_updates, new_inner = inner.update(updates, state.inner, params, **extra_args)
-        leaves, treedef = jax.tree.flatten(new_updates)
+        _, leaves, treedef = _trees.flatten(new_updates)
         held, frozen = treedef.flatten_up_to(state.preconditioner), state.count >= last
         for i, (u, p) in enumerate(zip(leaves, _publish.published(new_updates), strict=True)):
             if p is None or _operators.is_matrix(p):

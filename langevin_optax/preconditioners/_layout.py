@@ -124,7 +124,9 @@ def check_whole(name: str, value: Any, least: int) -> int:
     try:
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+        raise TypeError(
+            f"{name} must be an integer, got {value!r}. Under optax.inject_hyperparams name it among the static_args."
+        ) from None
     if whole < least or isinstance(value, bool):
         raise ValueError(f"{name} must be ≥ {least}, got {value}.")
     return whole

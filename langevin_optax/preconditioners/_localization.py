@@ -15,7 +15,7 @@ from langevin_optax.preconditioners import _diagonal, _operators, _publish
 class LocalizationState(NamedTuple):
     """The state of :func:`add_localization`."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: Any  # shape=(), dtype=int32
     center: Any  # like the parameters
 
 
@@ -74,8 +74,8 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
         del extra_args
         if params is None:
             raise ValueError("add_localization needs the parameters: call update(updates, state, params).")
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
-        names, preconditioner = [_trees.leaf_name(path) for path, _ in leaves], _publish.published(updates)
+        names, leaves, treedef = _trees.flatten(updates)
+        preconditioner = _publish.published(updates)
         if bare := [name for name, p in zip(names, preconditioner, strict=True) if p is None]:
             raise ValueError(
                 f"add_localization found no preconditioner on the updates {', '.join(bare[:3])}. It must directly "
@@ -87,7 +87,7 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
             for p, c in zip(treedef.flatten_up_to(params), treedef.flatten_up_to(state.center), strict=True)
         ]
         scaled = _operators.times(preconditioner, pulls, names)
-        pulled = [(u + pull).astype(u.dtype) for (_, u), pull in zip(leaves, scaled, strict=True)]
+        pulled = [(u + pull).astype(u.dtype) for u, pull in zip(leaves, scaled, strict=True)]
         new_state = LocalizationState(optax.safe_increment(state.count), state.center)
         return _publish.publish(treedef.unflatten(pulled), treedef.unflatten(preconditioner)), new_state
 

@@ -171,7 +171,7 @@ def is_matrix(p: Any) -> bool:
 
 def parts(joint: Operator, tree: Any, is_leaf: Any = None) -> Any:
     """A tree like ``tree`` of the parts of ``joint``."""
-    treedef = jax.tree.structure(tree, is_leaf=is_leaf)
+    treedef: Any = jax.tree.structure(tree, is_leaf=is_leaf)
     return treedef.unflatten([Part(joint, treedef, index) for index in range(treedef.num_leaves)])
 
 

@@ -90,19 +90,18 @@ def published(updates: Any) -> Any:
     return [_marks.read(u) for u in jax.tree.leaves(updates)]
 
 
-def scaler(init: Callable[[Any], Any], step: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
-    """A scaler whose update is P m: ``step(updates, state, freeze_after, **extra_args)`` returns m, P and the new state.
+def scaler(init: Any, step: Callable[..., Any]) -> optax.GradientTransformationExtraArgs:
+    """A scaler whose update is P m, where ``step(updates, state, freeze_after, **extra_args)`` is m, P, a new state.
 
     m and P are lists, of one entry per leaf. ``freeze_after`` is the number of steps whose gradients may enter P.
     """
 
     def update_fn(updates, state, params=None, *, freeze_after=None, **extra_args):
         del params
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+        names, leaves, treedef = _trees.flatten(updates)
         momenta, preconditioner, new_state = step(updates, state, freeze_after, **extra_args)
-        names = [_trees.leaf_name(path) for path, _ in leaves]
         scaled = _operators.times(preconditioner, momenta, names)
-        new_updates = [u.astype(g.dtype) for u, (_, g) in zip(scaled, leaves, strict=True)]
+        new_updates = [u.astype(g.dtype) for u, g in zip(scaled, leaves, strict=True)]
         return publish(treedef.unflatten(new_updates), treedef.unflatten(preconditioner), updates), new_state
 
     return optax.GradientTransformationExtraArgs(init, update_fn)

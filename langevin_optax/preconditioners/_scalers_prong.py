@@ -18,7 +18,7 @@ from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publ
 class ProngState(NamedTuple):
     """The state of :func:`scale_by_prong`; covariances and roots are dicts by the paths of the layers."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: Any  # shape=(), dtype=int32
     covariances: dict[str, jax.Array]
     roots: dict[str, jax.Array]
     clipped: jax.Array  # shape=(), dtype=int32: the eigenvalues that rounding left below 0, when roots were last taken
@@ -227,7 +227,6 @@ def _layers(updates: Any, given: dict[str, Any], state: ProngState) -> dict[str,
             )
         layers[name] = _Layer(kernel, bias, inputs)
     taken = {i for layer in layers.values() for i in (layer.kernel, layer.bias)}
-    paths = [_trees.leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
-    if bare := [name for i, name in enumerate(paths) if i not in taken]:
+    if bare := [name for i, name in enumerate(_trees.flatten(updates)[0]) if i not in taken]:
         warnings.warn(f"prong has no covariances for {', '.join(bare)}: there P = 1.", stacklevel=2)
     return layers

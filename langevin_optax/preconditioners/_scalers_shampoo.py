@@ -15,7 +15,7 @@ from langevin_optax.preconditioners._layout import Layout
 class ShampooState(NamedTuple):
     """The state of :func:`scale_by_shampoo`. In statistics and roots an entry is a tuple, of an array per axis."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: Any  # shape=(), dtype=int32
     mu: Any  # like the parameters, float32 at least
     statistics: Any
     roots: Any
@@ -43,8 +43,8 @@ def scale_by_shampoo(
 
     where the hats divide by :math:`1 - \beta^t`. A tensor of k axes has :math:`-1/(2k)` and :math:`-1/(4k)` for them.
     An axis longer than ``max_dimension``, and that of a vector, has the diagonal of its statistics for these; so a
-    vector's P is :math:`(\hat\nu + \epsilon)^{-1/2}`. The roots are taken, by eigenvectors, every ``precondition_frequency`` steps
-    from the first one on, before the update, and kept in between. No grafting.
+    vector's P is :math:`(\hat\nu + \epsilon)^{-1/2}`. The roots are taken, by eigenvectors, every
+    ``precondition_frequency`` steps from the first one on, before the update, and kept in between. No grafting.
 
     Statistics and roots are float32 (float64 for float64 leaves). mu is of the parameters' shapes, and sharded as these
     are; the matrices of a leaf are on each device: where it is sharded, XLA gathers its gradient for the products along
@@ -84,7 +84,7 @@ def scale_by_shampoo(
     )
 
     def init_fn(params):
-        treedef = jax.tree.structure(params)
+        treedef: Any = jax.tree.structure(params)
         mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
 
         def statistics(layout, dtype):
@@ -102,7 +102,7 @@ def scale_by_shampoo(
 
     def step(updates, state, freeze_after, **extra_args):
         del extra_args
-        treedef = jax.tree.structure(updates)
+        treedef: Any = jax.tree.structure(updates)
         layouts = _layout.layouts(updates, *sizes, scanned)
         gs = [_diagonal.wide(g) for g in treedef.flatten_up_to(updates)]
         statistics, roots = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.roots)

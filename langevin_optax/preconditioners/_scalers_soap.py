@@ -15,7 +15,7 @@ from langevin_optax.preconditioners._layout import Layout
 class SoapState(NamedTuple):
     """The state of :func:`scale_by_soap`. In the last two a leaf's entry is a tuple, of a matrix per rotated axis."""
 
-    count: jax.Array  # shape=(), dtype=int32
+    count: Any  # shape=(), dtype=int32
     mu: Any  # like the parameters, float32 at least
     nu: Any  # the same, in the bases
     statistics: Any
@@ -88,7 +88,7 @@ def scale_by_soap(
     )
 
     def init_fn(params):
-        treedef = jax.tree.structure(params)
+        treedef: Any = jax.tree.structure(params)
         layouts = _layout.layouts(params, *sizes, scanned)
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
         shapes = [[layout.matrices(layout.shape[axis]) for axis in layout.axes] for layout in layouts]
@@ -109,7 +109,7 @@ def scale_by_soap(
 
     def step(updates, state, freeze_after, **extra_args):
         del extra_args
-        treedef = jax.tree.structure(updates)
+        treedef: Any = jax.tree.structure(updates)
         layouts = _layout.layouts(updates, *sizes, scanned)
         gs = [
             layout.inward(_diagonal.wide(g)) for layout, g in zip(layouts, treedef.flatten_up_to(updates), strict=True)
