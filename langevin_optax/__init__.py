@@ -7,8 +7,8 @@ from langevin_optax.noise._state import LangevinState as LangevinState
 
 from langevin_optax.preconditioners._freeze import freeze_preconditioner as freeze_preconditioner
 from langevin_optax.preconditioners._localization import add_localization as add_localization
-from langevin_optax.preconditioners._operators import Kronecker as Kronecker
-from langevin_optax.preconditioners._operators import Rotated as Rotated
+from langevin_optax.preconditioners._matrices import Kronecker as Kronecker
+from langevin_optax.preconditioners._matrices import Rotated as Rotated
 from langevin_optax.preconditioners._publish import with_preconditioner as with_preconditioner
 from langevin_optax.preconditioners._scalers_adam import scale_by_adam as scale_by_adam
 from langevin_optax.preconditioners._scalers_adam import scale_by_adamax as scale_by_adamax

@@ -135,6 +135,39 @@ ALIASES = [
 ]
 
 
+class Matrix(NamedTuple):
+    """One optimiser whose P is a matrix; the stock one is its scaler and the learning rate, without noise."""
+
+    name: str
+    kwargs: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    def langevin(self, learning_rate=1e-2, sigma=1e-2, key=0, **kwargs) -> optax.GradientTransformationExtraArgs:
+        return getattr(lgv, self.name)(learning_rate, sigma, key, **self.kwargs, **kwargs)
+
+    def quiet(self) -> optax.GradientTransformationExtraArgs:
+        return self.langevin(sigma=0.0)
+
+    def stock(self, learning_rate=1e-2) -> optax.GradientTransformationExtraArgs:
+        scaler = getattr(lgv, f"scale_by_{self.name}")(**self.kwargs)
+        return optax.chain(scaler, optax.identity(), optax.scale_by_learning_rate(learning_rate))
+
+
+MATRICES = [
+    Matrix("soap", {"eps": 1e-4, "precondition_frequency": 2}),
+    Matrix("shampoo", {"eps": 1e-4, "precondition_frequency": 2}),
+    Matrix("prong", {"precondition_frequency": 2}),
+]
+# Of the layers of `params_like`, for prong.
+COVARIANCES = {
+    "Dense_0": jnp.eye(4) + 0.5,
+    "Dense_1": jnp.eye(3) - 0.2,
+}
+
+
 class Integrator(NamedTuple):
     """One integrator of the package. ``sizes`` are the arguments that its noise is proportional to.
 
@@ -305,7 +338,7 @@ def run(tx, params, steps, state=None):
     def step(carry, _):
         params, state = carry
         value, gradients = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(gradients, state, params, value=value, obj_fn=loss)
+        updates, state = tx.update(gradients, state, params, value=value, obj_fn=loss, input_covariances=COVARIANCES)
         return (optax.apply_updates(params, updates), state), None
 
     state = tx.init(params) if state is None else state

@@ -35,6 +35,9 @@ def optimisers() -> list[Transformation]:
         assert_type(lgv.adadelta(sigma=1e-3, key=0), Transformation),
         assert_type(lgv.langevin(optax.adamw, 1e-3, 0, mask=first_layers)(1e-3, weight_decay=1e-4), Transformation),
         assert_type(lgv.langevin(optax.lamb, sigma, key, preconditioner=None)(gamma), Transformation),
+        assert_type(lgv.soap(1e-3, sigma, key, scanned={}, max_dimension=512), Transformation),
+        assert_type(lgv.shampoo(1e-3, 1e-3, 0, weight_decay=1e-4, mask=first_layers), Transformation),
+        assert_type(lgv.prong(1e-3, 1e-3, 0, eps=0.1, like={"Dense_0": jnp.eye(5)}), Transformation),
     ]
 
 
@@ -53,6 +56,11 @@ def scalers() -> list[Transformation]:
         assert_type(lgv.scale_by_rss(), Transformation),
         assert_type(lgv.scale_by_adadelta(), Transformation),
         assert_type(lgv.with_preconditioner(optax.scale(0.25), quarter), Transformation),
+        assert_type(lgv.scale_by_soap(precondition_frequency=2, merge_dimension=64), Transformation),
+        assert_type(lgv.scale_by_shampoo(b2=1.0), Transformation),
+        assert_type(lgv.scale_by_prong(decay=0.9), Transformation),
+        assert_type(lgv.freeze_preconditioner(lgv.scale_by_adam(), after=100), Transformation),
+        assert_type(lgv.add_localization(1.0, center=None), Transformation),
     ]
 
 
@@ -154,6 +162,14 @@ def check_the_rest() -> None:
     assert jnp.abs(noise).tolist() == [1, 1, 1]
     assert_type(lgv.inverse_sqrt_log_schedule(1e-3, 1e-2), optax.Schedule)
     assert_type(lgv.__version__, str)
+    identity = lgv.Kronecker(jnp.eye(3), None)
+    assert (identity.root(jnp.ones((3, 2))) == 1).all()
+    assert lgv.Rotated((None,), jnp.asarray([4.0])).root(jnp.ones(1)).tolist() == [2.0]
+    try:
+        covariances: dict[str, jax.Array] = lgv.input_covariances("no model", {}, jnp.ones((1, 4)))
+        print(covariances)
+    except TypeError as error:
+        assert "flax.linen.Module" in str(error)
     try:
         order: list[str] = lgv.layer_order("no model", jnp.ones((1, 4)), train=True)
         print(order)

@@ -23,10 +23,10 @@ def input_covariances(model: Any, variables: Any, *args: Any, **kwargs: Any) -> 
 
     .. math:: \Sigma = E[\tilde h \tilde h^\top], \qquad \tilde h = (h, 1), \qquad y = [W; b]^\top \tilde h,
 
-    the mean over all leading axes of h. Without bias, h̃ is h. In a convolution W is ``kernel.reshape(n, -1)``, h is the
-    patch under the kernel, padding included (its last axis, of the channels, runs fastest), and the mean is over the
-    positions as well; of several calls in one pass the mean is over the rows of all. h is what the layer multiplies,
-    rounded to its ``dtype``; sums are taken in float32, or in float64 if h is.
+    the mean over all leading axes of h; without bias h̃ is h. W is ``kernel.reshape(n, -1)``, which gives the order of
+    the entries: in a convolution h is the patch under the kernel, padding included, the channels running fastest, and
+    the mean is over the positions as well. Of several calls in one pass the mean is over the rows of all. h is what the
+    layer multiplies, rounded to its ``dtype``; sums are taken in float32, or in float64 if h is.
 
     Covered are ``nn.Dense``, ``nn.DenseGeneral`` over the last axes, ``nn.Conv`` without groups and mask, and
     ``nnx.Linear``, ``nnx.LinearGeneral`` and ``nnx.Conv`` likewise. Other layers have no entry: embeddings, norms,
@@ -42,7 +42,8 @@ def input_covariances(model: Any, variables: Any, *args: Any, **kwargs: Any) -> 
         model's variables, such as its ``nnx.Param`` ones, which takes the place of the model's own; or None.
       *args: what the model is called with, a batch first of all.
       **kwargs: likewise. For Linen they go to ``model.apply`` (``rngs=``, ``method=``, ``mutable=``, of which nothing
-        is returned). A model with batch statistics needs ``train=False``, as it names it, or their name in ``mutable``.
+        is returned). A model that would update batch statistics is to leave them (such as by ``train=False``), or needs
+        ``mutable=["batch_stats"]``.
 
     Returns:
       A dict from the paths of layers, as :func:`layer_order` writes them, to arrays of shape (n, n), or

@@ -149,14 +149,14 @@ def _with_noise(name, stock, term, row, arguments):
     def update_fn(updates, state, params=None, **extra_args):
         refuse_mark(updates)
         if not isinstance(state, tuple) or not state or not isinstance(state[-1], LangevinState):
-            raise _wrong_state(name, init_fn, updates, state)
+            raise wrong_state(name, init_fn, updates, state)
         is_chain = len(state) != 2 or type(jax.eval_shape(stock.init, updates)) is tuple
         old = state[:-1] if is_chain else state[0]
         try:
             new_updates, new = stock.update(updates, old, params, **extra_args)
         except Exception as error:
             if _names(jax.eval_shape(init_fn, updates)) != _names(state):
-                raise _wrong_state(name, init_fn, updates, state) from error
+                raise wrong_state(name, init_fn, updates, state) from error
             raise
         explicit = extra_args.get("preconditioner")
         if explicit is not None:
@@ -197,7 +197,7 @@ def _required(arguments: dict[str, Any]) -> Any:
     return arguments["learning_rate"]
 
 
-def _wrong_state(name: str, init: Any, updates: Any, state: Any) -> ValueError:
+def wrong_state(name: str, init: Any, updates: Any, state: Any) -> ValueError:
     return ValueError(
         f"the state of {name} must be {_names(jax.eval_shape(init, updates))}, the states of the stock optimiser and a "
         f"LangevinState behind them, got {_names(state)}. The state of the stock optimiser is carried over by "

@@ -9,7 +9,12 @@ import optax
 from langevin_optax import _checks
 from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
 from langevin_optax.noise._samplers import Sampler
-from langevin_optax.optimizers._noise_links import add_preconditioned_noise, refuse_mark
+from langevin_optax.noise._state import LangevinState
+from langevin_optax.optimizers._engine import wrong_state
+from langevin_optax.optimizers._noise_links import refuse_mark
+from langevin_optax.optimizers._term import langevin_term
+from langevin_optax.preconditioners import _check
+from langevin_optax.preconditioners._publish import published
 from langevin_optax.preconditioners._scalers_prong import scale_by_prong
 from langevin_optax.preconditioners._scalers_shampoo import scale_by_shampoo
 from langevin_optax.preconditioners._scalers_soap import scale_by_soap
@@ -46,8 +51,9 @@ def soap(
       weight_decay: :math:`\lambda`, decoupled.
 
     Returns:
-      An ``optax.GradientTransformationExtraArgs``, whose state has a :class:`LangevinState` behind that of the scaler.
-      Its updates have sign and size: nothing scales them after it.
+      An ``optax.GradientTransformationExtraArgs``. Its state is those of the scaler, of the weight decay and of the
+      learning rate, with a :class:`LangevinState` behind them. Its updates have sign and size: nothing scales them
+      after it.
 
     Raises:
       ValueError, TypeError: as :func:`scale_by_soap` and :func:`add_preconditioned_noise`.
@@ -71,7 +77,7 @@ def soap(
         merge_dimension=merge_dimension,
         scanned=scanned,
     )
-    return _langevin(scaler, learning_rate, sigma, key, sampler, mask, weight_decay)
+    return _langevin("soap", scaler, learning_rate, sigma, key, sampler, mask, weight_decay)
 
 
 def shampoo(
@@ -128,7 +134,7 @@ def shampoo(
         merge_dimension=merge_dimension,
         scanned=scanned,
     )
-    return _langevin(scaler, learning_rate, sigma, key, sampler, mask, weight_decay)
+    return _langevin("shampoo", scaler, learning_rate, sigma, key, sampler, mask, weight_decay)
 
 
 def prong(
@@ -181,16 +187,26 @@ def prong(
     scaler = scale_by_prong(
         eps, decay, precondition_frequency=precondition_frequency, max_dimension=max_dimension, like=like
     )
-    return _langevin(scaler, learning_rate, sigma, key, sampler, mask, 0.0)
+    return _langevin("prong", scaler, learning_rate, sigma, key, sampler, mask, 0.0)
 
 
-def _langevin(scaler, learning_rate, sigma, key, sampler, mask, weight_decay):
+def _langevin(name, scaler, learning_rate, sigma, key, sampler, mask, weight_decay):
+    """The scaler, weight decay and −γ, and behind them noise with the P that the scaler publishes."""
     decay = optax.identity() if _checks.is_static_zero(weight_decay) else optax.add_decayed_weights(weight_decay)
-    noise = add_preconditioned_noise(learning_rate, sigma, key, sampler=sampler, mask=mask)
-    chain = optax.chain(scaler, noise, decay, optax.scale_by_learning_rate(learning_rate))
+    rest: Any = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
+    term = langevin_term(learning_rate, sigma, key, sampler, mask, None, True)
+
+    def init_fn(params):
+        return (scaler.init(params), *rest.init(params), term.init(params))
 
     def update_fn(updates, state, params=None, **extra_args):
         refuse_mark(updates)
-        return chain.update(updates, state, params, **extra_args)
+        if not isinstance(state, tuple) or len(state) != 4 or not isinstance(state[-1], LangevinState):
+            raise wrong_state(name, init_fn, updates, state)
+        scaled, scaler_state = scaler.update(updates, state[0], params, **extra_args)
+        preconditioner = jax.tree.unflatten(jax.tree.structure(scaled), published(scaled))
+        moved, rest_state = rest.update(scaled, state[1:-1], params)
+        noisy, noise_state = term.add(moved, state[-1], params, lambda u: _check.like(preconditioner, u))
+        return noisy, (scaler_state, *rest_state, noise_state)
 
-    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -101,7 +101,7 @@ def scaler(init: Any, step: Callable[..., Any]) -> optax.GradientTransformationE
         names, leaves, treedef = _trees.flatten(updates)
         momenta, preconditioner, new_state = step(updates, state, freeze_after, **extra_args)
         scaled = _operators.times(preconditioner, momenta, names)
-        new_updates = [u.astype(g.dtype) for u, g in zip(scaled, leaves, strict=True)]
+        new_updates = [u.astype(jax.numpy.result_type(g)) for u, g in zip(scaled, leaves, strict=True)]
         return publish(treedef.unflatten(new_updates), treedef.unflatten(preconditioner), updates), new_state
 
     return optax.GradientTransformationExtraArgs(init, update_fn)

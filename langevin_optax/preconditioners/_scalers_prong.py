@@ -12,24 +12,23 @@ import optax
 
 from langevin_optax import _trees
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _operators, _publish
 
 
 class ProngState(NamedTuple):
-    """The state of :func:`scale_by_prong`; covariances and roots are dicts by the paths of the layers."""
+    """The state of :func:`scale_by_prong`; covariances and roots have a matrix for each kernel, and () elsewhere."""
 
     count: Any  # shape=(), dtype=int32
-    covariances: dict[str, jax.Array]
-    roots: dict[str, jax.Array]
+    covariances: Any
+    roots: Any
     clipped: jax.Array  # shape=(), dtype=int32: the eigenvalues that rounding left below 0, when roots were last taken
 
 
 class _Layer(NamedTuple):
-    """Where the leaves of a layer are in the tree, and the number of its inputs, with the 1 for the bias."""
+    """The places of a layer's leaves among all leaves."""
 
     kernel: int
     bias: int | None
-    inputs: int
 
 
 def scale_by_prong(
@@ -92,43 +91,50 @@ def scale_by_prong(
     most = _layout.check_whole("max_dimension", max_dimension, 1)
 
     def init_fn(params):
-        inputs, dtypes = _inputs(params, most, like)
+        treedef: Any = jax.tree.structure(params)
+        inputs, dtypes = _inputs(params, most, like), [_diagonal.wide(p).dtype for p in jax.tree.leaves(params)]
         return ProngState(
             count=jnp.zeros([], jnp.int32),
-            covariances={name: jnp.zeros((n, n), dtypes[name]) for name, n in inputs.items()},
-            roots={name: jnp.eye(n, dtype=dtypes[name]) for name, n in inputs.items()},
+            covariances=treedef.unflatten(
+                [jnp.zeros((n, n), dtype) if n else () for n, dtype in zip(inputs, dtypes, strict=True)]
+            ),
+            roots=treedef.unflatten(
+                [jnp.eye(n, dtype=dtype) if n else () for n, dtype in zip(inputs, dtypes, strict=True)]
+            ),
             clipped=jnp.zeros([], jnp.int32),
         )
 
     def step(updates, state, freeze_after, input_covariances=None, **extra_args):
         del extra_args
+        treedef: Any = jax.tree.structure(updates)
+        covariances, roots = treedef.flatten_up_to(state.covariances), treedef.flatten_up_to(state.roots)
         given = _checked(input_covariances)
-        layers = _layers(updates, given, state)
+        layers = _layers(updates, given, covariances)
         learns, t = _publish.learning(state.count, freeze_after)
-        covariances = dict(state.covariances)
-        for name in layers:
-            new = _diagonal.average(covariances[name], jnp.asarray(given[name]), decay)
-            covariances[name] = jnp.where(learns, new, covariances[name])
-        averages = {name: (covariances[name] / (1 - decay**t)).astype(covariances[name].dtype) for name in layers}
+        averages = {}
+        for name, layer in layers.items():
+            old = covariances[layer.kernel]
+            new = jnp.where(learns, _diagonal.average(old, jnp.asarray(given[name], old.dtype), decay), old)
+            covariances[layer.kernel], averages[layer.kernel] = new, (new / (1 - decay**t)).astype(new.dtype)
         taken, clipped = jax.lax.cond(
             learns & (state.count % every == 0),
             lambda averages, roots, clipped: _roots(averages, eps),
             lambda averages, roots, clipped: (roots, clipped),
             averages,
-            {name: state.roots[name] for name in layers},
+            {kernel: roots[kernel] for kernel in averages},
             state.clipped,
         )
         momenta = [_diagonal.wide(g) for g in jax.tree.leaves(updates)]
         preconditioner: list[Any] = [1.0] * len(momenta)
-        for name, layer in layers.items():
+        for layer in layers.values():
+            roots[layer.kernel] = taken[layer.kernel]
             places = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
-            joint = _Layerwise(taken[name])
-            for i, part in zip(places, _operators.parts(joint, tuple(places)), strict=True):
-                preconditioner[i] = part
+            for place, part in zip(places, _operators.parts(_Layerwise(taken[layer.kernel]), places), strict=True):
+                preconditioner[place] = part
         new_state = ProngState(
             count=optax.safe_increment(state.count),
-            covariances=covariances,
-            roots={**state.roots, **taken},
+            covariances=treedef.unflatten(covariances),
+            roots=treedef.unflatten(roots),
             clipped=clipped,
         )
         return momenta, preconditioner, new_state
@@ -142,19 +148,19 @@ class _Layerwise:
     def __init__(self, matrix: jax.Array):
         self.matrix = matrix
 
-    def root(self, xi: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def root(self, xi: list[jax.Array]) -> list[jax.Array]:
         kernel, *bias = xi
         outputs = bias[0].size if bias else kernel.size // len(self.matrix)
         rows = jnp.concatenate([kernel.reshape(-1, outputs), *(b.reshape(1, outputs) for b in bias)])
         turned = jnp.matmul(self.matrix.astype(rows.dtype), rows, precision="highest")
         n = len(rows) - len(bias)
-        return (turned[:n].reshape(kernel.shape), *(turned[n:].reshape(b.shape) for b in bias))
+        return [turned[:n].reshape(kernel.shape), *(turned[n:].reshape(b.shape) for b in bias)]
 
 
-def _roots(averages: dict[str, jax.Array], eps: ArrayLike) -> Any:
+def _roots(averages: dict[int, jax.Array], eps: ArrayLike) -> Any:
     roots, clipped = {}, jnp.zeros([], jnp.int32)
-    for name, average in averages.items():
-        roots[name], below = _operators.symmetric_power(average, -0.5, eps)
+    for kernel, average in averages.items():
+        roots[kernel], below = _matrices.symmetric_power(average, -0.5, eps)
         clipped += below
     return roots, clipped
 
@@ -169,20 +175,20 @@ def _leaves(tree: Any) -> tuple[dict[str, dict[str, int]], list[Any]]:
     return layers, [leaf for _, leaf in paths]
 
 
-def _inputs(params: Any, most: int, like: Mapping[str, Any] | None) -> tuple[dict[str, int], dict[str, Any]]:
-    """The number of inputs of each layer, and the dtype of its covariance."""
+def _inputs(params: Any, most: int, like: Mapping[str, Any] | None) -> list[int]:
+    """For each leaf, if it is the kernel of a layer, the number of inputs, with the 1 for the bias; else 0."""
     layers, leaves = _leaves(params)
-    inputs: dict[str, int] = {}
+    inputs = [0] * len(leaves)
     for name, places in layers.items():
-        if "kernel" not in places:
+        if (kernel := places.get("kernel")) is None:
             continue
-        shape = jnp.shape(leaves[places["kernel"]])
+        shape, n = jnp.shape(leaves[kernel]), 0
         if like is not None and name in like:
-            inputs[name] = jnp.shape(like[name])[0]
+            n = jnp.shape(like[name])[0]
         elif like is None and len(shape) >= 2 and len(shape) != 3:
-            inputs[name] = math.prod(shape[:-1]) + ("bias" in places)
-    inputs = {name: n for name, n in inputs.items() if n <= most}
-    return inputs, {name: _diagonal.wide(leaves[layers[name]["kernel"]]).dtype for name in inputs}
+            n = math.prod(shape[:-1]) + ("bias" in places)
+        inputs[kernel] = n if n <= most else 0
+    return inputs
 
 
 def _checked(covariances: Any) -> dict[str, Any]:
@@ -201,7 +207,7 @@ def _checked(covariances: Any) -> dict[str, Any]:
     return dict(covariances)
 
 
-def _layers(updates: Any, given: dict[str, Any], state: ProngState) -> dict[str, _Layer]:
+def _layers(updates: Any, given: dict[str, Any], covariances: list[Any]) -> dict[str, _Layer]:
     """The layers that have covariances; raises for those of another model, and warns of leaves that have none."""
     found, leaves = _leaves(updates)
     layers: dict[str, _Layer] = {}
@@ -214,19 +220,20 @@ def _layers(updates: Any, given: dict[str, Any], state: ProngState) -> dict[str,
                 "are these the covariances of another model?"
             )
         kernel, bias = found[name]["kernel"], found[name].get("bias")
-        shape, expected = jnp.shape(matrix), state.covariances.get(name)
-        if expected is None:
+        if isinstance(covariances[kernel], tuple):  # a layer that keeps P = 1
             continue
-        inputs = expected.shape[0]
-        n = inputs - (bias is not None)
-        if shape != (inputs, inputs) or n not in np.cumprod(jnp.shape(leaves[kernel])):
+        shape, expected = jnp.shape(matrix), jnp.shape(covariances[kernel])
+        if shape != expected or shape[0] - (bias is not None) not in np.cumprod(jnp.shape(leaves[kernel])):
             raise ValueError(
-                f"the input covariance of {name!r} has shape {shape}, where the state has {expected.shape}, and its "
+                f"the input covariance of {name!r} has shape {shape}, where the state has {expected}, and its "
                 f"kernel {jnp.shape(leaves[kernel])}. For an attention's kernel, or a convolution's of three axes, "
                 "pass like= to prong; else, are these the covariances of another model?"
             )
-        layers[name] = _Layer(kernel, bias, inputs)
+        layers[name] = _Layer(kernel, bias)
     taken = {i for layer in layers.values() for i in (layer.kernel, layer.bias)}
     if bare := [name for i, name in enumerate(_trees.flatten(updates)[0]) if i not in taken]:
-        warnings.warn(f"prong has no covariances for {', '.join(bare)}: there P = 1.", stacklevel=2)
+        warnings.warn(
+            f"prong has no covariances for {', '.join(bare)}: there P = 1. (For a kernel of three axes pass like=.)",
+            stacklevel=2,
+        )
     return layers

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _operators, _publish
 from langevin_optax.preconditioners._layout import Layout
 
 
@@ -161,7 +161,7 @@ def _roots(layouts: list[Layout], statistics: Any, correction: jax.Array, eps: A
         for axis, s in zip(layout.coupled, of_leaf, strict=True):
             s = s / correction.astype(s.dtype)
             if axis in layout.axes:
-                root, below = _operators.symmetric_power(s, power, eps)
+                root, below = _matrices.symmetric_power(s, power, eps)
                 new.append(root)
                 clipped += below
             else:
@@ -181,5 +181,5 @@ def _preconditioner(layout: Layout, roots: Any) -> Any:
     if not layout.axes:
         return layout.outward(jnp.broadcast_to(d, layout.shape))
     matrices = [root for axis, root in zip(layout.coupled, roots, strict=True) if axis in layout.axes]
-    p = _operators.Kronecker(*layout.along_axes(matrices))
+    p = _matrices.Kronecker(*layout.along_axes(matrices))
     return layout.outer_operator(_operators.product(d, p, layout.shape))

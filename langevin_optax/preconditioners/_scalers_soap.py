@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _publish
 from langevin_optax.preconditioners._layout import Layout
 
 
@@ -140,7 +140,7 @@ def scale_by_soap(
             p = jnp.where(first, 0, jnp.sqrt(1 - b2**t_nu) / (jnp.sqrt(nus[i]) + eps)).astype(g.dtype)
             momenta.append(layout.outward((mus[i] / (1 - b1**t)).astype(g.dtype)))
             preconditioner.append(
-                layout.outer_operator(_operators.Rotated(layout.along_axes(bases[i]), p))
+                layout.outer_operator(_matrices.Rotated(layout.along_axes(bases[i]), p))
                 if layout.axes
                 else layout.outward(p)
             )
@@ -173,7 +173,7 @@ def _identities(shape: tuple[int, ...], dtype: Any) -> jax.Array:
 
 
 def _turned(layout: Layout, matrices: Any, x: jax.Array) -> jax.Array:
-    return _operators.Kronecker(*layout.along_axes(matrices)).root(x)
+    return _matrices.Kronecker(*layout.along_axes(matrices)).root(x)
 
 
 def _keep(nus: Any, statistics: Any, bases: Any) -> Any:

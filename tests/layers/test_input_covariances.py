@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 import langevin_optax as lgv
 from tests.layers.models import Legacy, NnxLifted, Regular
@@ -28,10 +29,16 @@ def normal(seed, *shape):
 
 
 def randomized(variables, seed=0):
-    """The variables with random values, biases as well."""
+    """Random values for all variables, biases as well."""
     leaves, treedef = jax.tree.flatten(variables)
     rng = np.random.default_rng(seed)
-    return treedef.unflatten([jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+    return treedef.unflatten([np.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+
+
+def variables_of(model, *args, seed=0, **kwargs):
+    """Random variables of a Linen model."""
+    init = lambda: model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, *args, **kwargs)
+    return randomized(jax.eval_shape(init), seed)
 
 
 def explains(covariance, outputs, kernel, bias=None):
@@ -108,28 +115,31 @@ NNX_LAYERS = [
 @pytest.mark.parametrize("layer", [pytest.param(layer, id=layer.name) for layer in LAYERS])
 def test_the_moment_is_that_of_what_gives_the_outputs(layer, x64):
     x = jnp.asarray(normal(1, *layer.shape))
-    variables = randomized(layer.build.init(jax.random.key(0), x))
-    params = variables["params"]
-    covariances = lgv.input_covariances(layer.build, variables, x)
+    params = variables_of(layer.build, x)["params"]
+    both = lambda x: (
+        lgv.input_covariances(layer.build, {"params": params}, x),
+        layer.build.apply({"params": params}, x),
+    )
+    covariances, y = jax.jit(both)(x)
     assert list(covariances) == [""] and covariances[""].dtype == jnp.float64
-    assert explains(covariances[""], layer.build.apply(variables, x), params["kernel"], params.get("bias"))
+    assert explains(covariances[""], y, **params)
 
 
 @pytest.mark.parametrize("layer", [pytest.param(layer, id=layer.name) for layer in NNX_LAYERS])
 def test_the_moment_is_that_of_what_gives_the_outputs_in_nnx(layer, x64):
     x = jnp.asarray(normal(1, *layer.shape))
-    model = layer.build(rngs=nnx.Rngs(0), param_dtype=jnp.float64)
-    state = randomized(nnx.state(model, nnx.Param))
-    covariances = lgv.input_covariances(model, state, x)
-    nnx.update(model, state)
-    bias = model.bias[...] if model.use_bias else None
+    model = nnx.eval_shape(lambda: layer.build(rngs=nnx.Rngs(0), param_dtype=jnp.float64))
+    graphdef, state = nnx.split(model)
+    state = randomized(state)
+    both = lambda x: (lgv.input_covariances(model, state, x), nnx.merge(graphdef, state)(x))
+    covariances, y = jax.jit(both)(x)
     assert list(covariances) == [""]
-    assert explains(covariances[""], model(x), model.kernel[...], bias)
+    assert explains(covariances[""], y, **nnx.to_pure_dict(state))
 
 
 def test_a_wrong_order_or_bias_explains_nothing(x64):
     layer, x = conv((3, 2), 2), jnp.asarray(normal(1, 2, 5, 4, 2))
-    params = randomized(layer.init(jax.random.key(0), x))["params"]
+    params = variables_of(layer, x)["params"]
     right = lgv.input_covariances(layer, params, x)[""]
     y = layer.apply({"params": params}, x)
     assert explains(right, y, **params)
@@ -175,7 +185,7 @@ def in_loops(x, size, strides=(1, 1), dilation=(1, 1), pads=((0, 0), (0, 0)), mo
 def test_patches_in_loops(conv, loops):
     x = normal(2, 2, 5, 6, 3).astype(np.float32)
     layer = nn.Conv(4, (3, 2), **conv)
-    sigma = lgv.input_covariances(layer, layer.init(jax.random.key(0), x), x)[""]
+    sigma = lgv.input_covariances(layer, variables_of(layer, x), x)[""]
     assert sigma.dtype == jnp.float32
     np.testing.assert_allclose(sigma, in_loops(x, (3, 2), **loops), rtol=0, atol=64 * EPS)
 
@@ -205,9 +215,7 @@ X = normal(3, 8, 4, 4, 2).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def net():
-    return Net(), randomized(Net().init(jax.random.key(0), X), seed=4) | {
-        "batch_stats": {"norm": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}
-    }
+    return Net(), variables_of(Net(), X, seed=4) | {"batch_stats": {"norm": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}}
 
 
 def same(a, b, rtol=8 * EPS):
@@ -250,7 +258,7 @@ def test_variables_in_each_form(net):
     same(lgv.input_covariances(model, flax.core.freeze(variables), X), expected)
     same(lgv.input_covariances(model, variables, x=X), expected)
     bare = nn.Dense(3, name="head")
-    params = bare.init(jax.random.key(0), jnp.ones((2, 4)))
+    params = variables_of(bare, jnp.ones((2, 4)))
     for inputs in (((x := normal(5, 2, 4)),), ()):
         named = {} if inputs else {"inputs": x}
         same(
@@ -275,7 +283,7 @@ def test_arguments_of_apply(net):
             return nn.Dense(3)(nn.Dropout(rate, deterministic=False)(x))
 
     x, rngs = np.ones((64, 4), np.float32), {"dropout": jax.random.key(1)}
-    variables = Other().init(jax.random.key(0), x, 0.5, method="encode")
+    variables = variables_of(Other(), x, 0.5, method="encode")
     sigma = lgv.input_covariances(Other(), variables, x, 0.5, method="encode", rngs=rngs)["Dense_0"]
     np.testing.assert_allclose(np.diag(sigma)[:4], 2 * sigma[-1, :4], rtol=8 * EPS)  # h is 0 or 2
 
@@ -298,7 +306,7 @@ class NnxTwice(nnx.Module):
 
 def test_several_calls_count_by_their_rows():
     x = normal(6, 5, 4).astype(np.float32)
-    params = randomized(Twice().init(jax.random.key(0), x))["params"]
+    params = variables_of(Twice(), x)["params"]
     second = x.astype(np.float64) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
     h = np.concatenate([np.concatenate([x, second[:3]]), np.ones((8, 1))], axis=1)
     expected = {"Dense_0": h.T @ h / 8}
@@ -321,14 +329,15 @@ def test_under_jit_vmap_and_on_sharded_batches(net):
     both = jax.vmap(call, ({"params": 0, "batch_stats": None}, None))(pair, X)
     same({path: c[0] for path, c in both.items()}, expected)
     same({path: c[1] for path, c in both.items()}, call({**variables, "params": other}, X))
-    sharding = jax.NamedSharding(jax.make_mesh((8,), ("data",)), jax.P("data"))
-    same(jax.jit(call)(variables, jax.device_put(X, sharding)), expected)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        sharding = jax.NamedSharding(jax.make_mesh((8,), ("data",), axis_types=(kind,)), jax.P("data"))
+        same(jax.jit(call)(variables, jax.device_put(X, sharding)), expected)
 
 
 def test_low_precision_keeps_the_ones_exact():
     x = normal(8, 1000, 4).astype(np.float32)
     for module, rows in [(nn.Dense(3, dtype=jnp.bfloat16), x), (nn.Conv(3, (1,), dtype=jnp.bfloat16), x[:, None])]:
-        variables = module.init(jax.random.key(0), rows)
+        variables = variables_of(module, rows)
         sigma = lgv.input_covariances(module, variables, rows)[""]
         assert sigma.dtype == jnp.float32 and sigma[-1, -1] == 1
         h = np.concatenate([x.astype(jnp.bfloat16).astype(np.float64), np.ones((1000, 1))], axis=1)
@@ -339,7 +348,7 @@ def test_low_precision_keeps_the_ones_exact():
 def test_integer_inputs_are_numbers():
     x = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     for module in (nn.Dense(3), nn.Conv(3, (2,))):
-        variables = module.init(jax.random.key(0), x)
+        variables = variables_of(module, x)
         integers, reals = (lgv.input_covariances(module, variables, a) for a in (x, x.astype(np.float32)))
         same(integers, reals, rtol=0)
 
@@ -387,12 +396,11 @@ def _cond(block, x):
 def test_layers_in_transformations_are_not_seen(name):
     x = jnp.asarray(normal(9, 3, 4), jnp.float32)
     model = Transformed(LIFTS[name])
-    plain = nn.Dense(4).init(jax.random.key(1), x)["params"]
+    plain = variables_of(nn.Dense(4), x)["params"]
     lifted = name not in ("vmap-of-jax", "jit-of-jax")
-    params = model.init(jax.random.key(0), x)["params"] if lifted else {"outside": plain, "inside": {"Dense_0": plain}}
-    with jax.checking_leaks():
-        covariances = lgv.input_covariances(model, params, x)
-    assert set(covariances) == {"outside"} and isinstance(covariances["outside"], jax.Array)
+    params = variables_of(model, x)["params"] if lifted else {"outside": plain, "inside": {"Dense_0": plain}}
+    covariances = lgv.input_covariances(model, params, x)
+    assert set(covariances) == {"outside"}
     same(covariances, jax.jit(lambda params: lgv.input_covariances(model, params, x))(params))
 
 
@@ -410,7 +418,7 @@ def test_rematerialized_layers_are_seen():
             return Block(name="Block_1")(Block(name="Block_0")(x))
 
     x = jnp.asarray(normal(9, 3, 4), jnp.float32)
-    params = randomized(Plain().init(jax.random.key(0), x)["params"])
+    params = variables_of(Plain(), x)["params"]
     expected = lgv.input_covariances(Plain(), params, x)
     assert set(expected) == {"Block_0/Dense_0", "Block_1/Dense_0"}
     same(lgv.input_covariances(Rematted(), params, x), expected)
@@ -428,9 +436,11 @@ def test_nnx_layers_in_transformations_are_not_seen():
             x = self.lifted(nnx.scan(lambda m, x: m(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x))
             return self.outside(jax.vmap(self.mapped)(x))
 
-    with jax.checking_leaks():
-        covariances = lgv.input_covariances(Model(nnx.Rngs(0)), None, jnp.ones((2, 4)))
+    x = jnp.ones((2, 4))
+    model = Model(nnx.Rngs(0))
+    covariances = lgv.input_covariances(model, None, x)
     assert set(covariances) == {"outside"}
+    same(covariances, jax.jit(lambda x: lgv.input_covariances(model, None, x))(x))
 
 
 class Own(nn.Dense):
@@ -460,9 +470,9 @@ class Others(nn.Module):
 def test_other_layers_have_no_entry():
     x = jnp.ones((2, 5, 4))
     with pytest.raises(ValueError, match="Others calls no dense or convolutional layer whose inputs can be seen"):
-        lgv.input_covariances(Others(), Others().init(jax.random.key(0), x), x)
+        lgv.input_covariances(Others(), variables_of(Others(), x), x)
     model = nn.Sequential([Others(), Inherited(2)])
-    variables = model.init(jax.random.key(0), x)
+    variables = variables_of(model, x)
     assert list(lgv.input_covariances(model, variables, jnp.ones((2, 5, 4)))) == ["layers_1"]
 
 
@@ -487,7 +497,7 @@ def test_other_nnx_layers_have_no_entry():
 def test_attention_and_containers():
     x = jnp.asarray(normal(10, 2, 5, 4), jnp.float32)
     model = nn.MultiHeadDotProductAttention(2, qkv_features=6)
-    sigmas = lgv.input_covariances(model, model.init(jax.random.key(0), x), x)
+    sigmas = lgv.input_covariances(model, variables_of(model, x), x)
     assert {k: s.shape[0] for k, s in sigmas.items()} == {"query": 5, "key": 5, "value": 5, "out": 7}
     same({"query": sigmas["query"]}, {"query": sigmas["value"]})
     paths = lgv.layer_order(legacy := Legacy(nnx.Rngs(0)), x)

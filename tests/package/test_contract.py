@@ -13,9 +13,24 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import langevin_optax as lgv
-from tests.cases import ADLA, ALIASES, BAOAB, INTEGRATORS, OPTIMIZERS, bits, loss, params_like, run
+from tests.cases import (
+    ADLA,
+    ALIASES,
+    BAOAB,
+    COVARIANCES,
+    INTEGRATORS,
+    MATRICES,
+    OPTIMIZERS,
+    bits,
+    loss,
+    params_like,
+    run,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`optimistic_adam` is deprecated"),
+    pytest.mark.filterwarnings("ignore:prong has no covariances"),  # of the leaf that is no layer
+]
 
 # Wrappers see one engine, and one update of each integrator: they meet these rows by default, and all with -m slow.
 REPRESENTATIVE = {"adam", "adlala"}
@@ -28,29 +43,30 @@ def rows(name, *tables, default=REPRESENTATIVE, without=()):
     return pytest.mark.parametrize(name, params, ids=lambda row: row.id)
 
 
-every_row = rows("row", OPTIMIZERS, ALIASES, INTEGRATORS, default=None)
-every_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, default=None)
+every_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default=None)
+every_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES, default=None)
 every_integrator = rows("integrator", INTEGRATORS, default=None)
-wrapped_row = rows("row", OPTIMIZERS, ALIASES, INTEGRATORS)
-wrapped_optimizer = rows("optimizer", OPTIMIZERS, ALIASES)
+wrapped_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS)
+wrapped_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES)
 wrapped_integrator = rows("integrator", INTEGRATORS)
 # Their P is 0 in the first step, in which there is no noise.
-moving_row = rows("row", OPTIMIZERS, ALIASES, INTEGRATORS, without={"adopt", "sophia"})
-# Flax hands no value and no loss on, which Optax asks for; and these have noise in the first step.
-flax_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, without={"adopt", "sophia", "polyak_sgd", "momo", "momo_adam"})
+moving_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, without={"adopt", "sophia", "soap"})
+# Flax hands no value, loss or covariances on; and these have noise in the first step.
+NOT_IN_FLAX = {"adopt", "sophia", "soap", "prong", "polyak_sgd", "momo", "momo_adam"}
+flax_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES, without=NOT_IN_FLAX)
 # The state of Optax's Prodigy begins as the parameters themselves, which cannot be donated twice.
-donated_row = rows("row", OPTIMIZERS, ALIASES, INTEGRATORS, without={"prodigy"})
+donated_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, without={"prodigy"})
 
 gradients_of = jax.jit(jax.grad(loss))
 GRADIENTS = gradients_of(params_like())
-EXTRA = {"value": 1.0, "obj_fn": loss}  # what some of Optax's optimisers ask for
+EXTRA = {"value": 1.0, "obj_fn": loss, "input_covariances": COVARIANCES}  # what some optimisers ask for
 
 
 def one_step(tx, params=None, gradients=None, state=None, **extra_args):
     params = params_like() if params is None else params
     gradients = gradients_of(params) if gradients is None else gradients
     state = tx.init(params) if state is None else state
-    return tx.update(gradients, state, params, **EXTRA, **extra_args)
+    return tx.update(gradients, state, params, **(EXTRA | extra_args))
 
 
 def stock_part(row, state):
@@ -86,7 +102,7 @@ def test_jit_extra_args_and_no_second_compilation(row):
     def step(params, state):
         traces.append(None)
         value, gradients = jax.value_and_grad(loss)(params)
-        updates, state = tx.update(gradients, state, params, value=value, obj_fn=loss, nobody_expects=1)
+        updates, state = tx.update(gradients, state, params, **(EXTRA | {"value": value}), nobody_expects=1)
         return optax.apply_updates(params, updates), state
 
     state = tx.init(params)
@@ -95,7 +111,7 @@ def test_jit_extra_args_and_no_second_compilation(row):
     assert len(traces) == 1
     assert isinstance(tx, optax.GradientTransformationExtraArgs)
     value, gradients = jax.value_and_grad(loss)(params)
-    updates, _ = tx.update(gradients, tx.init(params), params, value=value, obj_fn=loss)
+    updates, _ = tx.update(gradients, tx.init(params), params, **(EXTRA | {"value": value}))
     plain = optax.apply_updates(params, updates)
     chex.assert_trees_all_close(first, plain, rtol=1e-5, atol=1e-6)
 
@@ -188,9 +204,8 @@ def test_masked_partition_and_named_chain(row):
     params, tx = params_like(row=row), row.langevin()
     labels = {"Dense_0": "noisy", "Dense_1": "frozen", "scale": "noisy"}
     whole, _ = one_step(tx, params)
-    alone, _ = one_step(
-        tx, *[{name: tree[name] for name in ("Dense_0", "scale")} for tree in (params, gradients_of(params))]
-    )
+    without = [{name: tree[name] for name in ("Dense_0", "scale")} for tree in (params, gradients_of(params))]
+    alone, _ = one_step(tx, *without, input_covariances={"Dense_0": COVARIANCES["Dense_0"]})
     # Freezing a layer changes nothing of the others, unless they share a thermostat with it.
     assert (bits(alone) == bits({name: whole[name] for name in alone})) is (row != ADLA)
     masked, _ = one_step(optax.masked(tx, jax.tree.map(lambda label: label == "noisy", labels)), params)
@@ -408,7 +423,7 @@ def test_none_scalar_and_missing_leaves(row):
 
 NOT_EVERY_LEAF = {
     *("yogi", "adagrad", "adafactor", "novograd", "sm3", "sophia", "prodigy", "dadapt_adamw"),
-    *("lamb", "lars", "fromage", "momo", "momo_adam", "polyak_sgd", "adopt"),
+    *("lamb", "lars", "fromage", "momo", "momo_adam", "polyak_sgd", "adopt", "prong"),
 }
 
 

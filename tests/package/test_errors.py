@@ -274,7 +274,7 @@ EVERY_INTEGRATOR = {
 }
 
 NO_P = "found no preconditioner on the updates"
-P_IS = "the preconditioner must be a tree like the updates, got\n"
+P_IS = "the preconditioner must be a tree like the updates, in which an operator may stand for a part of it, got\n"
 A_TRANSFORM = r"must be an optax\.GradientTransformation, got"
 PARTS = r"the state of adam must be \(ScaleByAdamState, EmptyState, LangevinState\), .*, got"
 STATE_KEY_IS = r"the key of the state must be a jax\.random\.key, got"

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import langevin_optax as lgv
-from tests.cases import EPS, INTEGRATORS, OPTIMIZERS, SCALERS
+from tests.cases import EPS, INTEGRATORS, MATRICES, OPTIMIZERS, SCALERS
 
 ROOT = Path(__file__).parents[2]
 PUBLIC = sorted(name for name in vars(lgv) if not name.startswith("_"))
@@ -29,6 +29,8 @@ def test_the_exports():
         *{integrator.name for integrator in INTEGRATORS},
         *{optimizer.name for optimizer in OPTIMIZERS},
         *{scaler.name for scaler in SCALERS},
+        *("Kronecker", "Rotated", "input_covariances", "freeze_preconditioner", "add_localization"),
+        *(name for row in MATRICES for name in (row.name, f"scale_by_{row.name}")),
     }
 
 
