@@ -11,13 +11,14 @@ from typing import Any
 import jax
 
 from benchmarks import compiled, measures, report
+from benchmarks.sections import SECTIONS
 from examples import interrupts
 from examples.storage import Shown, StorageError, alone
 
 
 @interrupts.in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
-    sections = list(measures.SECTIONS)
+    sections = list(SECTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--only",
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=sections,
         metavar="SECTION",
         help="large (one leaf), highway (320 leaves), training (whole training steps), parameters and leaves (the "
-        "curves, both needed for the picture) (default: all)",
+        "curves, both needed for the picture), matrices (SOAP, Shampoo, PRONG), posterior (effective samples per "
+        "gradient of six preconditioners) (default: all)",
     )
     parser.add_argument(
         "--seconds",
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = {f"compiled for {name}": partial(compiled.rows, name) for name in dict.fromkeys(options.compiled)}
     else:
         names = dict.fromkeys(options.only or sections)
-        chosen = {name: partial(measures.SECTIONS[name], _sizes(options)) for name in names}
+        chosen = {name: partial(SECTIONS[name], _sizes(options)) for name in names}
     settings = {} if options.compiled else _sizes(options)._asdict()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     try:

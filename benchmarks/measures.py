@@ -211,14 +211,5 @@ def leaves(sizes: Sizes) -> Iterator[Row]:
         yield from compile_times(case, entries, params)
 
 
-SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
-    "large": large_leaf,
-    "highway": highway,
-    "training": training,
-    "parameters": parameters,
-    "leaves": leaves,
-}
-
-
 def _data(x: Any) -> Any:
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from benchmarks.measures import Row
 from examples import presentation
 
-HEADING = ["measure", "case", "contender", "value", "/ optax.adam", "quartiles", "note"]
+HEADING = ["measure", "case", "contender", "value", "/ the first", "quartiles", "note"]
 PACKAGES = [
     "jax",
     "jaxlib",
@@ -49,7 +49,9 @@ def machine() -> str:
 
 
 def cells(row: Row) -> list[str]:
-    value = f"{row.value:,.0f} bytes" if _unit(row) == "bytes" else presentation.duration(row.value)
+    value = presentation.duration(row.value)
+    if _unit(row) != "seconds":
+        value = f"{row.value:,.0f} bytes" if _unit(row) == "bytes" else f"{row.value:.3g}"
     ratio = quartiles = ""
     if row.ratio is not None:
         ratio = f"{row.ratio.median:.2f}"
@@ -58,6 +60,8 @@ def cells(row: Row) -> list[str]:
 
 
 def _unit(row: Row) -> str:
+    if row.measure.startswith(("effective", "matrix")):
+        return row.measure.partition(" per ")[0]
     return "bytes" if row.measure in ("state", "temporary memory", "bytes moved") else "seconds"
 
 

@@ -64,7 +64,14 @@ def langevin(
                                                           0 in the first step, before there is an estimate h
     ``prodigy``, ``dadapt_adamw``                         Adam's times the estimate d
     ``momo``, ``momo_adam``                               s, or s times Adam's, where MoMo steps by :math:`s\gamma`
+    ``sign_sgd signum lion rprop``, ``muon``              none: :func:`add_langevin_noise` behind them, with P = 1
     ====================================================  ==============================================================
+
+    What has no P. A sign of m is :math:`P m` with P = 1/\|m\|, which has no bound. Muon's
+    :math:`P = (m m^T)^{-1/2}` is a function of the very momentum that it multiplies, and singular where that is.
+    Neither gives a law to sample from. Noise with P = 1 lets them explore, at the size that the user names:
+    ``optax.chain(optax.rprop(lr), add_langevin_noise(lr, sigma, key, after_learning_rate=True))``. For a matrix P with
+    its own noise see :func:`soap`, :func:`shampoo`, :func:`prong` and :func:`kfac_preconditioner`.
 
     Temperature. :math:`\sigma = \sqrt{2\tau}` is that of a drift :math:`-\gamma P\nabla L`. A momentum that does not
     average the gradients drifts k times as far, and needs :math:`\sigma = \sqrt{2 k \tau}`: k = 1/(1 − β) for ``sgd``,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax import _checks
-from langevin_optax.preconditioners import _operators, _publish
+from langevin_optax.preconditioners import _matrices, _operators, _publish
 
 
 def kfac_preconditioner(preconditioner: Any) -> optax.GradientTransformationExtraArgs:
@@ -150,7 +150,7 @@ def _root(kfac_jax: Any, preconditioner: Any, block: Any, state: Any, weight: An
             factors = [factor.value for factor in state.factors]
             inverses = kfac_jax.utils.pi_adjusted_kronecker_inverse(*factors, damping=weight / scale)
         joined = block.parameters_shaped_list_to_array(xi)
-        turned = _operators.Kronecker(*map(_any_root, inverses)).root(joined)
+        turned = _matrices.Kronecker(*map(_any_root, inverses)).root(joined)
         return block.array_to_parameters_shaped_list(turned / jnp.sqrt(scale))
 
     return of_factors if kronecker and not exact else of_kfac
@@ -161,7 +161,7 @@ def _any_root(p: jax.Array) -> jax.Array:
     symmetric = (p + p.T) / 2
     lower = jnp.linalg.cholesky(symmetric)
     return jax.lax.cond(
-        jnp.all(jnp.isfinite(lower)), lambda: lower, lambda: _operators.symmetric_power(symmetric, 0.5, 0)[0]
+        jnp.all(jnp.isfinite(lower)), lambda: lower, lambda: _matrices.symmetric_power(symmetric, 0.5, 0)[0]
     )
 
 

@@ -26,8 +26,9 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
       u \leftarrow u + P\,\lambda\,(\theta - \theta_0)
 
     directly behind the scaler whose P it is, which it hands on to the noise behind it. The chain then samples
-    :math:`\exp(-L/\tau - \tfrac{\lambda}{2\tau}\|\theta - \theta_0\|^2)`. (In front of the scaler the pull would enter
-    momentum and statistics. Behind plain gradients write :func:`identity` for a scaler.)
+    :math:`\exp(-L/\tau - \tfrac{\lambda}{2\tau}\|\theta - \theta_0\|^2)`. In front of the scaler the pull would enter
+    momentum and statistics. (Behind plain gradients, where P = 1, it is that of :math:`L + \tfrac{\lambda}{2}
+    \|\theta - \theta_0\|^2` itself: add it to the loss.)
 
     Args:
       strength: :math:`\lambda \ge 0`, a scalar or an Optax schedule.
@@ -79,7 +80,7 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
         if bare := [name for name, p in zip(names, preconditioner, strict=True) if p is None]:
             raise ValueError(
                 f"add_localization found no preconditioner on the updates {', '.join(bare[:3])}. It must directly "
-                "follow a scaler of langevin_optax, such as langevin_optax.identity() behind plain gradients."
+                "follow a scaler of langevin_optax. Behind plain gradients, add the pull to the loss."
             )
         weight = read("strength", strength, state.count)
         pulls = [

@@ -85,12 +85,12 @@ def scale_by_shampoo(
 
     def init_fn(params):
         treedef: Any = jax.tree.structure(params)
+        layouts = _layout.layouts(params, *sizes, scanned)
         mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
 
         def statistics(layout, dtype):
             return tuple(jnp.zeros(_shape(layout, axis), dtype) for axis in layout.coupled)
 
-        layouts = _layout.layouts(params, *sizes, scanned)
         zeros = [statistics(layout, m.dtype) for layout, m in zip(layouts, jax.tree.leaves(mu), strict=True)]
         return ShampooState(
             count=jnp.zeros([], jnp.int32),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import contenders, measures, networks, report, timing, trees
+from benchmarks import contenders, measures, networks, report, sections, timing, trees
 from benchmarks.__main__ import main
 from tests.programs.drawn import figures
 
@@ -42,7 +42,9 @@ def test_the_command_writes_the_table(written):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", [name for name in measures.SECTIONS if name != "training"])
+@pytest.mark.parametrize(
+    "section", [name for name in sections.SECTIONS if name not in ("training", "matrices", "posterior")]
+)
 def test_every_section_with_every_contender(section, tmp_path, monkeypatch):
     """But for the training of whole networks, which takes minutes, and of which each is tested by itself."""
     monkeypatch.setattr(measures, "Sizes", lambda *sizes: SIZES)
@@ -57,8 +59,8 @@ def row(section):
 @pytest.fixture
 def quick(monkeypatch):
     """Sections that measure nothing."""
-    for section in measures.SECTIONS:
-        monkeypatch.setitem(measures.SECTIONS, section, lambda sizes, section=section: iter([row(section)] * 2))
+    for section in sections.SECTIONS:
+        monkeypatch.setitem(sections.SECTIONS, section, lambda sizes, section=section: iter([row(section)] * 2))
 
 
 def files(folder):
@@ -86,7 +88,7 @@ def test_a_folder_keeps_its_tables(tmp_path, quick, monkeypatch):
     def fails(sizes):
         raise RuntimeError("the lights went out")
 
-    monkeypatch.setitem(measures.SECTIONS, "highway", fails)
+    monkeypatch.setitem(sections.SECTIONS, "highway", fails)
     with pytest.raises(RuntimeError, match="the lights went out"):
         main([*command, "large", "highway"])
     assert files(tmp_path) == before
@@ -101,7 +103,7 @@ def test_ctrl_c_writes_what_is_finished(at, tmp_path, quick, monkeypatch, capfd)
         yield row(at)
         pytest.fail("it went on")
 
-    monkeypatch.setitem(measures.SECTIONS, at, interrupted)
+    monkeypatch.setitem(sections.SECTIONS, at, interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["--only", "large", "highway", "leaves", "--output", str(tmp_path)])
     assert stop.value.code == 130
