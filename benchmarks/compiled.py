@@ -23,7 +23,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 import langevin_optax as lgv
-from benchmarks import contenders, trees
+from benchmarks import contenders, matrices, trees
 from benchmarks.contenders import Contender, of_optax
 from benchmarks.measures import Row
 from benchmarks.timing import Quartiles
@@ -43,6 +43,7 @@ class Program(NamedTuple):
     temporary: int  # bytes
     seconds: float  # to compile, without lowering
     collectives: int
+    products: int  # of matrices
 
 
 def devices(platform: str) -> Sequence[Any]:
@@ -81,7 +82,9 @@ def cuda() -> Path:
     return found if (found / "nvvm").exists() else Path("/usr/local/cuda")
 
 
-def compiled(contender: Contender, params: Any, sharding_of: Callable[[Any], Any], platform: str) -> Program:
+def compiled(
+    contender: Contender, params: Any, sharding_of: Callable[[Any], Any], platform: str, count_bytes: bool = True
+) -> Program:
     """The step in place, from parameters and state, which are donated, and gradients to new ones."""
 
     def place(leaf):
@@ -101,7 +104,14 @@ def compiled(contender: Contender, params: Any, sharding_of: Callable[[Any], Any
     hlo, memory = program.as_text(), program.memory_analysis()
     assert memory is not None
     collectives = r"(?:all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
-    return Program(moved(hlo), memory.temp_size_in_bytes, seconds, len(re.findall(collectives, hlo)))
+    products = r"= [^=]* (?:dot|convolution)\(|custom_call_target=\"__cublas"
+    return Program(
+        moved(hlo) if count_bytes else 0,
+        memory.temp_size_in_bytes,
+        seconds,
+        len(re.findall(collectives, hlo)),
+        len(re.findall(products, hlo)),
+    )
 
 
 # How many bytes a program moves.
@@ -281,6 +291,12 @@ def rows(platform: str) -> Iterator[Row]:
     for case, entries in [*every_optimizer(), ("integrators", [contenders.ADAM, *integrators()])]:
         compared = _compared(f"{name}: {case}, 1 leaf", entries, one_leaf(), alone, platform)
         yield from (row for row in compared if row.measure == "bytes moved")
+    if platform == "gpu":  # to compile the eigenvectors of one matrix for a TPU takes more than eight minutes
+        params = matrices.dense_layers(2)
+        for contender in matrices.entries(params, 10)[2:]:
+            program = compiled(contender, params, alone, platform, count_bytes=False)
+            note = f"2 dense layers; temporary memory {program.temporary:,} bytes; compiled in {program.seconds:.1f} s"
+            yield Row("matrix products", f"{name}: the whole program", contender.name, program.products, note=note)
 
 
 def _compared(

@@ -1,6 +1,5 @@
 """What a step costs whose P is a matrix, with noise and without: SOAP, Shampoo, natural networks."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,8 +53,3 @@ def matrices(sizes: Sizes) -> Iterator[Row]:
     yield from step_times(f"{case}, no refresh", entries(params, NEVER), params, sizes.seconds)
     quiet = [c for c in entries(params, 1) if c.name.endswith("without noise")]
     yield from step_times(f"{case}, all refreshed", [contenders.ADAM, *quiet], params, sizes.seconds)
-
-
-def products(hlo: str) -> int:
-    """The matrix products in a compiled program."""
-    return len(re.findall(r"= [^=]* (?:dot|convolution)\(|custom_call_target=\"__cublas", hlo))

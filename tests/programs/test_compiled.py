@@ -98,10 +98,10 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
 def test_the_tables_are_those_of_the_programs(monkeypatch, tmp_path, capsys):
     """Without compilers: each program moves as many bytes as its state has."""
 
-    def program(contender, params, sharding_of, platform):
+    def program(contender, params, sharding_of, platform, count_bytes=True):
         state = jax.eval_shape(contender.start, params)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state) if leaf.ndim)
-        return compiled.Program(size, 1000, 0.5, 0)
+        return compiled.Program(size, 1000, 0.5, 0, 0)
 
     monkeypatch.setattr(compiled, "compiled", program)
     monkeypatch.setattr(compiled, "devices", lambda name: jax.devices()[:1])
