@@ -163,9 +163,7 @@ def _sample(problem: Problem, sampler: Sampler, steps: int, thin: int) -> Result
 
     keys = jax.random.split(jax.random.key(2), CHAINS)
     starts = jax.vmap(draw)(jax.random.split(jax.random.key(3), CHAINS))
-    # One chain after the other: under vmap the refresh of the bases, a branch, would be taken in every step.
-    program = jax.jit(lambda keys, starts: jax.lax.map(lambda both: chain(*both), (keys, starts))).lower(keys, starts)
-    run = program.compile()
+    run = jax.jit(jax.vmap(chain)).lower(keys, starts).compile()
     start = time.perf_counter()
     draws = np.asarray(jax.block_until_ready(run(keys, starts)), np.float64)
     seconds = time.perf_counter() - start

@@ -27,8 +27,7 @@ def kfac_preconditioner(preconditioner: Any) -> optax.GradientTransformationExtr
     It takes the place of ``preconditioner.as_gradient_transform()``, whose update it has, bit for bit, and is called as
     that is: the state of K-FAC is yours. Each step brings it up to date and hands it to ``update``::
 
-        preconditioner = kfac_jax.OptaxPreconditioner(
-            loss_fn, damping=1e-3, use_exact_inverses=True, pmap_axis_name=None)
+        preconditioner = kfac_jax.OptaxPreconditioner(loss_fn, damping=0.1, pmap_axis_name=None)
         tx = optax.chain(
             lgv.kfac_preconditioner(preconditioner),
             lgv.add_preconditioned_noise(learning_rate, sigma, key=0),

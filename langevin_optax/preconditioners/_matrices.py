@@ -1,6 +1,7 @@
 """Matrices along the axes of a leaf: `Kronecker` and `Rotated`, and powers of symmetric matrices."""
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -160,6 +161,20 @@ def _check_axes(name: str, matrices: tuple[Any, ...], shape: tuple[int, ...]) ->
                 f"{name} do not fit the leaf of shape {shape}: that of axis {axis} has shape {jnp.shape(matrix)}, "
                 f"where ({shape[axis]}, {shape[axis]}) belongs, or before that first axes of the leaf that have None."
             )
+
+
+def refreshed(due: jax.Array, refresh: Callable[[Any], Any], values: Any) -> Any:
+    """``refresh(values)`` if that is due, else ``values``.
+
+    A loop of one turn or none, and no `cond`: under `vmap` a cond becomes a choice between two values that are both
+    computed, so that chains would pay for eigenvectors in every step. Such a loop runs if it is due for one of them.
+    """
+
+    def turn(carry):
+        due, values = carry
+        return jnp.zeros_like(due), refresh(values)
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (due, values))[1]
 
 
 def symmetric_power(matrix: Array, power: float, eps: Any) -> tuple[Array, Array]:

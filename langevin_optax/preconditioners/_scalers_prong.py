@@ -116,13 +116,10 @@ def scale_by_prong(
             old = covariances[layer.kernel]
             new = jnp.where(learns, _diagonal.average(old, jnp.asarray(given[name], old.dtype), decay), old)
             covariances[layer.kernel], averages[layer.kernel] = new, (new / (1 - decay**t)).astype(new.dtype)
-        taken, clipped = jax.lax.cond(
+        taken, clipped = _matrices.refreshed(
             learns & (state.count % every == 0),
-            lambda averages, roots, clipped: _roots(averages, eps),
-            lambda averages, roots, clipped: (roots, clipped),
-            averages,
-            {kernel: roots[kernel] for kernel in averages},
-            state.clipped,
+            lambda old: _roots(averages, eps),
+            ({kernel: roots[kernel] for kernel in averages}, state.clipped),
         )
         momenta = [_diagonal.wide(g) for g in jax.tree.leaves(updates)]
         preconditioner: list[Any] = [1.0] * len(momenta)

@@ -116,13 +116,10 @@ def scale_by_shampoo(
                 for s, new in zip(statistics[i], _squares(layout, layout.inward(g)), strict=True)
             )
         correction = jnp.where(b2 == 1, 1, 1 - b2**t)
-        roots, clipped = jax.lax.cond(
+        roots, clipped = _matrices.refreshed(
             learns & (state.count % every == 0),
-            lambda statistics, roots, clipped: _roots(layouts, statistics, correction, eps),
-            lambda statistics, roots, clipped: (roots, clipped),
-            statistics,
-            roots,
-            state.clipped,
+            lambda old: _roots(layouts, statistics, correction, eps),
+            (roots, state.clipped),
         )
         debias = 1 - b1 ** (state.count + 1)
         momenta = [(mu / debias).astype(mu.dtype) for mu in mus]

@@ -145,9 +145,11 @@ def scale_by_soap(
                 else layout.outward(p)
             )
 
-        turn = jnp.where(first, 2, jnp.where(learns & (count % every == 0), 1, 0))
-        nus, bases = jax.lax.switch(
-            turn, [_keep, _power_iteration(layouts), _eigenvectors], nus, [tuple(s) for s in statistics], bases
+        bases = _matrices.refreshed(first, lambda bases: _eigenvectors(statistics), bases)
+        nus, bases = _matrices.refreshed(
+            ~first & learns & (count % every == 0),
+            lambda both: _power_iteration(layouts, statistics, *both),
+            (nus, bases),
         )
 
         def tree(xs):
@@ -176,32 +178,24 @@ def _turned(layout: Layout, matrices: Any, x: jax.Array) -> jax.Array:
     return _matrices.Kronecker(*layout.along_axes(matrices)).root(x)
 
 
-def _keep(nus: Any, statistics: Any, bases: Any) -> Any:
-    return nus, bases
-
-
-def _eigenvectors(nus: Any, statistics: Any, bases: Any) -> Any:
+def _eigenvectors(statistics: list[Any]) -> list[Any]:
     def vectors(s):
         return jnp.linalg.eigh(s + 1e-30 * jnp.eye(s.shape[-1], dtype=s.dtype))[1][..., ::-1]
 
-    return nus, jax.tree.map(vectors, statistics)
+    return jax.tree.map(vectors, statistics)
 
 
-def _power_iteration(layouts: list[Layout]) -> Any:
+def _power_iteration(layouts: list[Layout], statistics: list[Any], nus: list[Any], bases: list[Any]) -> Any:
     """One step of orthogonal iteration; first the columns, and ν with them, go by falling eigenvalue."""
-
-    def turn(nus, statistics, bases):
-        turned = []
-        for i, layout in enumerate(layouts):
-            new = []
-            for axis, s, q in zip(layout.axes, statistics[i], bases[i], strict=True):
-                eigenvalues = jnp.sum(q * jnp.matmul(s, q, precision="highest"), axis=-2)
-                order = jnp.argsort(-eigenvalues, axis=-1, stable=True)
-                places = [n if a in (axis, *range(layout.coupled.start)) else 1 for a, n in enumerate(layout.shape)]
-                nus[i] = jnp.take_along_axis(nus[i], order.reshape(places), axis=axis)
-                q = jnp.take_along_axis(q, order[..., None, :], axis=-1)
-                new.append(jnp.linalg.qr(jnp.matmul(s, q, precision="highest"))[0])
-            turned.append(tuple(new))
-        return nus, turned
-
-    return turn
+    turned = []
+    for i, layout in enumerate(layouts):
+        new = []
+        for axis, s, q in zip(layout.axes, statistics[i], bases[i], strict=True):
+            eigenvalues = jnp.sum(q * jnp.matmul(s, q, precision="highest"), axis=-2)
+            order = jnp.argsort(-eigenvalues, axis=-1, stable=True)
+            places = [n if a in (axis, *range(layout.coupled.start)) else 1 for a, n in enumerate(layout.shape)]
+            nus[i] = jnp.take_along_axis(nus[i], order.reshape(places), axis=axis)
+            q = jnp.take_along_axis(q, order[..., None, :], axis=-1)
+            new.append(jnp.linalg.qr(jnp.matmul(s, q, precision="highest"))[0])
+        turned.append(tuple(new))
+    return nus, turned
