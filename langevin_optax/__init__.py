@@ -6,6 +6,7 @@ from langevin_optax.noise._schedules import inverse_sqrt_log_schedule as inverse
 from langevin_optax.noise._state import LangevinState as LangevinState
 
 from langevin_optax.preconditioners._freeze import freeze_preconditioner as freeze_preconditioner
+from langevin_optax.preconditioners._kfac import kfac_preconditioner as kfac_preconditioner
 from langevin_optax.preconditioners._localization import add_localization as add_localization
 from langevin_optax.preconditioners._matrices import Kronecker as Kronecker
 from langevin_optax.preconditioners._matrices import Rotated as Rotated

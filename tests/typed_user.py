@@ -162,6 +162,10 @@ def check_the_rest() -> None:
     assert jnp.abs(noise).tolist() == [1, 1, 1]
     assert_type(lgv.inverse_sqrt_log_schedule(1e-3, 1e-2), optax.Schedule)
     assert_type(lgv.__version__, str)
+    try:
+        assert_type(lgv.kfac_preconditioner("no preconditioner"), Transformation)
+    except TypeError as error:
+        assert "kfac_jax.OptaxPreconditioner" in str(error)
     identity = lgv.Kronecker(jnp.eye(3), None)
     assert (identity.root(jnp.ones((3, 2))) == 1).all()
     assert lgv.Rotated((None,), jnp.asarray([4.0])).root(jnp.ones(1)).tolist() == [2.0]

@@ -3,6 +3,7 @@
 import functools
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,17 @@ import pytest
 
 import langevin_optax as lgv
 from langevin_optax.optimizers import _rows
-from tests.cases import ALIASES, OPTIMIZERS, bits, by_default, first_of_each_name, loss, params_like, run
+from tests.cases import (
+    ALIASES,
+    OPTIMIZERS,
+    bits,
+    by_default,
+    first_of_each_name,
+    gradients_like,
+    loss,
+    params_like,
+    run,
+)
 from tests.optimizers.recursions import preconditioner
 from tests.optimizers.test_recursions import ROWS, alias, played
 
@@ -94,6 +105,21 @@ def test_the_size_of_the_noise_is_sigma_root_gamma_p(row, number):
 def test_every_row_of_the_table_is_tested():
     assert {*_rows.ROWS} == {alias(row.name) for row in ROWS} >= {row.function for row in ALIASES}
     assert not {*_rows.ROWS} & {*_rows.NO_PRECONDITIONER}
+
+
+@pytest.mark.parametrize("name", ["rprop", "lion", "sign_sgd", "signum", "muon"])
+def test_what_has_no_p_takes_noise_with_p_1_behind_it(name):
+    """The update of Optax to the bit, and σ√γ ξ, layer by layer if a mask says so; as the message says to write it."""
+    gamma, params = 1e-2, params_like()
+    tx = optax.chain(alias(name)(gamma), lgv.add_langevin_noise(gamma, SIGMA, 3, after_learning_rate=True))
+    stock = alias(name)(gamma)
+    state, stock_state = tx.init(params), stock.init(params)
+    for step, g in enumerate(gradients_like(params, 3)):
+        updates, state = tx.update(g, state, params)
+        plain, stock_state = stock.update(g, stock_state, params)
+        expected = jax.tree.map(lambda u, xi: u + SIGMA * np.sqrt(gamma) * xi, plain, lgv.noise_like(3, step, params))
+        chex.assert_trees_all_close(updates, expected, rtol=1e-6, atol=1e-8)
+        assert bits(state[0]) == bits(stock_state)
 
 
 @pytest.mark.parametrize("name", ["adopt", "sophia"])

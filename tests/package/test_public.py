@@ -30,6 +30,7 @@ def test_the_exports():
         *{optimizer.name for optimizer in OPTIMIZERS},
         *{scaler.name for scaler in SCALERS},
         *("Kronecker", "Rotated", "input_covariances", "freeze_preconditioner", "add_localization"),
+        "kfac_preconditioner",
         *(name for row in MATRICES for name in (row.name, f"scale_by_{row.name}")),
     }
 

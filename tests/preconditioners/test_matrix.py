@@ -21,10 +21,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 import langevin_optax as lgv
-from langevin_optax.preconditioners import _operators
-from tests.cases import bits, is_key
+from tests.cases import bits, by_default, is_key
 from tests.preconditioners import matrix_recursions
-from tests.preconditioners.matrix_recursions import block_diagonal, kron, power
+from tests.preconditioners.matrix_recursions import block_diagonal, power
 
 GAMMA, SIGMA = 0.05, 0.3
 B2, EPS, EVERY = 0.8, 1e-3, 3
@@ -92,7 +91,9 @@ def expected(recursion, gradients, scanned=None, **kwargs):
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients[0]):
         of_leaf = [np.asarray(dict(jax.tree_util.tree_leaves_with_path(tree))[path]) for tree in gradients]
         axis = (scanned or {}).get(path[0].key)
-        layers = [of_leaf] if axis is None else [[np.take(g, i, axis) for g in of_leaf] for i in range(leaf.shape[axis])]
+        layers = (
+            [of_leaf] if axis is None else [[np.take(g, i, axis) for g in of_leaf] for i in range(leaf.shape[axis])]
+        )
         runs = [recursion(layer, **kwargs) for layer in layers]
         join = lambda xs, axis=axis: np.ravel(xs[0] if axis is None else np.stack(xs, axis))
         updates.append([join([step.update for step in steps]) for steps in zip(*runs, strict=True)])
@@ -117,17 +118,23 @@ def close(a, b, rtol):
     return bool(np.abs(np.asarray(a) - b).max() <= rtol * np.abs(b).max())
 
 
+def noise_behind(updates, state, sampler="normal", gamma=1.0, sigma=1.0):
+    """The noise σ√γ S ξ that the parameters get behind a scaler."""
+    noisy, _ = lgv.add_preconditioned_noise(gamma, sigma, 0, sampler=sampler).update(updates, state)
+    return jax.tree.map(lambda a, b: gamma * (a - b), noisy, updates)
+
+
 @functools.cache
 def compiled(name):
-    """A step of the whole optimiser without noise, and the noise of ξ = I, for any b1 and b2, in float64."""
-    make = functools.partial(MATRICES[name][0], eps=EPS, precondition_frequency=EVERY, scanned=SCANNED, **SIZES)
+    """A step of the scaler and the noise of ξ = I, for any b1 and b2, in float64."""
+    make = functools.partial(MATRICES[name][1], eps=EPS, precondition_frequency=EVERY, scanned=SCANNED, **SIZES)
 
     def step(gradient, state, b1, b2):
-        updates, new = make(1.0, 0.0, 0, b1, b2).update(gradient, state, gradient)
-        noisy = lambda sampler: make(1.0, 1.0, 0, b1, b2, sampler=sampler).update(gradient, state, gradient)[0]
-        return flat(updates), columns(noisy, gradient) - flat(updates), new
+        updates, new = make(b1, b2).update(gradient, state)
+        state = lgv.LangevinState(jnp.int32(0), jax.random.key(0))
+        return flat(updates), columns(lambda sampler: noise_behind(updates, state, sampler), gradient), new
 
-    return make(1.0, 0.0, 0).init, jax.jit(step)
+    return make(0.9, 0.9).init, jax.jit(step)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ def compiled(name):
 def test_updates_and_p_are_those_of_the_recursion(name, b1, b2):
     """For matrices, kernels, vectors, scalars, merged and long axes and stacked layers, over four refreshes.
 
-    Without momentum the update is −P g.
+    Without momentum the update is P g.
     """
     gradients = random_trees(SHAPES, 12)
     updates, _, ps = expected(MATRICES[name][2], gradients, SCANNED, b1=b1, b2=b2, eps=EPS, frequency=EVERY, **SIZES)
@@ -148,10 +155,10 @@ def test_updates_and_p_are_those_of_the_recursion(name, b1, b2):
             ours, s, state = step(jax.tree.map(jnp.asarray, gradient), state, b1, b2)
             assert ours.dtype == s.dtype == np.float64
             size = np.sqrt(np.diag(ps[t]))
-            assert np.all(np.abs(ours + updates[t]) <= 1e-8 * size), t
+            assert np.all(np.abs(ours - updates[t]) <= 1e-8 * size), t
             assert np.all(np.abs(s.T @ s - ps[t]) <= 1e-9 * np.outer(size, size)), t
             if b1 == 0:
-                assert np.all(np.abs(ours + s.T @ (s @ flat(gradient))) <= 1e-8 * size), t
+                assert np.all(np.abs(ours - s.T @ (s @ flat(gradient))) <= 1e-8 * size), t
     assert ps[0].any() == (name == "shampoo")  # the first step of SOAP makes statistics alone
 
 
@@ -238,30 +245,55 @@ def right(name, t=AT):
 @every_matrix
 def test_the_covariance_of_the_noise_is_sigma_squared_gamma_p(name):
     """At a refresh and a step behind it, in float32: of 20 000 draws, and S Sᵀ to rounding."""
-    make = functools.partial(MATRICES[name][0], b1=0.9, b2=B2, eps=EPS, precondition_frequency=EVERY)
-    tx, quiet = make(GAMMA, SIGMA, 0), make(GAMMA, 0.0, 0)
+    scaler = MATRICES[name][1](0.9, B2, EPS, precondition_frequency=EVERY)
+    keys = jax.random.split(jax.random.key(7), DRAWS)
 
     @jax.jit
     def look(gradient, state):
-        still, new = quiet.update(gradient, state, gradient)
-        noisy = lambda sampler: make(GAMMA, SIGMA, 0, sampler=sampler).update(gradient, state, gradient)[0]
-        drawn = jax.vmap(lambda key: flat(tx.update(gradient, keyed(state, key), gradient)[0]))(keys)
-        return drawn - flat(still), columns(noisy, gradient) - flat(still), new
+        updates, new = scaler.update(gradient, state)
+        noise = lambda key, sampler="normal": noise_behind(
+            updates, lgv.LangevinState(jnp.int32(0), key), sampler, GAMMA, SIGMA
+        )
+        drawn = jax.vmap(lambda key: flat(noise(key)))(keys)
+        return drawn, columns(lambda sampler: noise(keys[0], sampler), gradient), new
 
-    keys = jax.random.split(jax.random.key(7), DRAWS)
     trees = [jax.tree.map(jnp.float32, tree) for tree in history()]
-    state, update = tx.init(trees[0]), jax.jit(quiet.update)
+    state = scaler.init(trees[0])
     for t, gradient in enumerate(trees):
+        x, s, state = look(gradient, state)
         if t < AT:
-            state = update(gradient, state, gradient)[1]
             continue
-        x, s, state = (np.asarray(y, np.float64) if i < 2 else y for i, y in enumerate(look(gradient, state)))
+        x, s = np.asarray(x, np.float64), np.asarray(s, np.float64)
         p = SIGMA**2 * GAMMA * right(name, t)
         assert close(s.T @ s, p, 1e-3), t
         assert has_covariance(x, p), t
-        # Neither that of the step before, nor one a tenth larger.
+        # Neither that of the step before the refresh, nor one a tenth larger.
         assert not has_covariance(x, SIGMA**2 * GAMMA * right(name, AT - 1))
         assert not has_covariance(x, 1.1 * p)
+
+
+@every_matrix
+def test_a_step_of_the_whole_optimiser(name):
+    """θ moves by −γ (P m + λθ) + σ√γ S ξ, whose ξ is that of `noise_like`; by a root that `columns` reads off."""
+    make = functools.partial(MATRICES[name][0], b1=0.9, b2=B2, eps=EPS, weight_decay=0.5, precondition_frequency=EVERY)
+    gradients = [{"k": jnp.float32(tree["k"])} for tree in history()]
+    params = {"k": jnp.ones((4, 3))}
+
+    @jax.jit
+    def look(gradient, state):
+        step = lambda sigma, sampler: make(GAMMA, sigma, 3, sampler=sampler).update(gradient, state, params)
+        still, new = step(0.0, "normal")
+        s = columns(lambda sampler: jax.tree.map(jnp.subtract, step(SIGMA, sampler)[0], still), params)
+        return flat(step(SIGMA, "normal")[0]), s, new
+
+    state = make(GAMMA, SIGMA, 3).init(params)
+    for t, gradient in enumerate(gradients):
+        ours, s, state = look(gradient, state)
+        state = (*state[:-1], state[-1]._replace(key=jax.random.key(3)))
+        moment = moments(name, "k")[t]
+        np.testing.assert_allclose(s.T @ s, SIGMA**2 * GAMMA * moment.p, rtol=1e-3, atol=1e-4 * np.abs(s.T @ s).max())
+        theirs = -GAMMA * (moment.update.ravel() + 0.5) + s.T @ flat(lgv.noise_like(3, t, params))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def rotated(bases, d):
@@ -365,26 +397,26 @@ def test_the_noise_of_natural_networks_is_isotropic_on_whitened_weights():
     """S = (Σ̂ + εI)^(−1/2) over kernel and bias together, and u = S Sᵀ g, at a refresh and between two."""
     given, params = covariances(6), random_trees(LAYERS, 1)[0]
     roots = {k: matrix_recursions.prong([c[k] for c in given], EPS, 0.9, 3) for k in ("a", "c")}
-    make = functools.partial(lgv.prong, eps=EPS, decay=0.9, precondition_frequency=3)
+    scaler = lgv.scale_by_prong(EPS, 0.9, precondition_frequency=3)
+    keys = jax.random.split(jax.random.key(7), DRAWS)
 
     @jax.jit
     def look(gradient, state, given):
-        tx = lambda sigma, sampler="normal": make(GAMMA, sigma, 0, sampler=sampler)
-        update = lambda tx, state=state: tx.update(gradient, state, gradient, input_covariances=given)
-        still, new = update(tx(0.0))
-        keys = jax.random.split(jax.random.key(7), DRAWS)
-        drawn = jax.vmap(lambda key: flat(update(tx(SIGMA), keyed(state, key))[0]))(keys)
-        s = columns(lambda sampler: update(tx(SIGMA, sampler))[0], gradient)
-        return flat(still), drawn - flat(still), s - flat(still), new
+        updates, new = scaler.update(gradient, state, input_covariances=given)
+        noise = lambda key, sampler="normal": noise_behind(
+            updates, lgv.LangevinState(jnp.int32(0), key), sampler, GAMMA, SIGMA
+        )
+        drawn = jax.vmap(lambda key: flat(noise(key)))(keys)
+        return flat(updates), drawn, columns(lambda sampler: noise(keys[0], sampler), gradient), new
 
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, params)
-        state = make(GAMMA, 0.0, 0).init(params)
+        state = scaler.init(params)
         for t, covariance in enumerate(given):
             u, x, s, state = look(params, state, covariance)
             root = of_layers({k: r[t] for k, r in roots.items()})
             np.testing.assert_allclose(s.T, SIGMA * np.sqrt(GAMMA) * root, atol=1e-9)  # the symmetric root itself
-            np.testing.assert_allclose(u, -GAMMA * root @ root @ flat(params), rtol=1e-8)
+            np.testing.assert_allclose(u, root @ root @ flat(params), rtol=1e-8)
     p = SIGMA**2 * GAMMA * root @ root
     assert has_covariance(np.asarray(x), p)
     apart = p.copy()
@@ -566,3 +598,231 @@ def test_the_stationary_covariance_is_the_discrete_schemes_own(name):
         wrong = Full(jnp.float32(p))  # P for its root
         theta = np.asarray(jax.jit(jax.vmap(lambda key: chain(key, preconditioner=wrong)))(keys), np.float64)
         assert not has_covariance(theta, exact)
+
+
+# As any optimiser: resumed, scanned, mapped, in bfloat16, on many devices.
+
+SMALL = {"layer": {"kernel": (3, 4), "bias": (4,)}, "scale": ()}
+SMALL_COVARIANCES = {"layer": np.float32(ill_conditioned(np.random.default_rng(3), 4, 30))}
+OPTIMIZERS = {
+    "soap": functools.partial(lgv.soap, precondition_frequency=EVERY),
+    "shampoo": functools.partial(lgv.shampoo, precondition_frequency=EVERY),
+    "prong": functools.partial(lgv.prong, precondition_frequency=EVERY),
+}
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def small(dtype=jnp.float32):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), random_trees(SMALL, 1)[0])
+
+
+def stepper(name, tx):
+    """One step on a loss that is neither convex nor symmetric. The covariances of prong change with the parameters."""
+
+    def step(params, state):
+        g = jax.grad(lambda p: sum((jnp.sin(3 * x) + 0.1 * x**2).sum() for x in jax.tree.leaves(p)))(params)
+        given = {k: c * (1 + params["scale"].astype(jnp.float32) ** 2) for k, c in SMALL_COVARIANCES.items()}
+        extra = {"input_covariances": given} if name == "prong" else {}
+        updates, state = tx.update(g, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def saved(tree):
+    """A tree after a way through a file."""
+    leaves, treedef = jax.tree.flatten(tree)
+    written = pickle.dumps([np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in leaves])
+    read = pickle.loads(written)
+    return treedef.unflatten(
+        [jax.random.wrap_key_data(x) if is_key(y) else jnp.asarray(x) for x, y in zip(read, leaves, strict=True)]
+    )
+
+
+@QUIET
+@every_optimizer
+def test_a_run_is_one_run_resumed_scanned_and_mapped(name):
+    """Resumed before, at and behind a refresh it is the same to the bit; as a scan, or one of many, to rounding."""
+    tx = OPTIMIZERS[name](optax.linear_schedule(1e-2, 0.0, 20), 0.1, 0)
+    step = jax.jit(stepper(name, tx))
+    run = [(small(), tx.init(small()))]
+    for _ in range(8):
+        run.append(step(*run[-1]))
+    for start in (5, 6, 7):  # the refresh is the step from 6 to 7
+        resumed = saved(run[start])
+        for _ in range(start, 8):
+            resumed = step(*resumed)
+        assert bits(resumed) == bits(run[-1])
+
+    def scanned(key):
+        start = (small(), keyed(tx.init(small()), key))
+        return jax.lax.scan(lambda carry, _: (stepper(name, tx)(*carry), None), start, length=8)[0][0]
+
+    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    alone, other = jax.tree.map(lambda x: x[0], mapped := jax.jit(jax.vmap(scanned))(keys)), run[-1][0]
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert all(np.abs(x[0] - x[1]).max() > 1e-3 for x in jax.tree.leaves(mapped))  # the seeds differ
+
+
+@QUIET
+@pytest.mark.slow
+@every_optimizer
+def test_without_jit_it_is_the_same_run(name):
+    tx = OPTIMIZERS[name](1e-2, 0.1, 0)
+    eager, step = (small(), tx.init(small())), jax.jit(stepper(name, tx))
+    compiled = eager
+    for _ in range(2):
+        eager, compiled = stepper(name, tx)(*eager), step(*compiled)
+    for a, b in zip(jax.tree.leaves(eager[0]), jax.tree.leaves(compiled[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@QUIET
+@pytest.mark.parametrize("name", by_default(["soap"], OPTIMIZERS))
+def test_bfloat16_parameters_have_float32_statistics(name):
+    tx = OPTIMIZERS[name](1e-2, 0.1, 0)
+    params, state, step = small(jnp.bfloat16), tx.init(small(jnp.bfloat16)), jax.jit(stepper(name, tx))
+    for _ in range(5):
+        params, state = step(params, state)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.bfloat16.dtype}
+    arrays = [x for x in jax.tree.leaves(state) if x.ndim]
+    assert {x.dtype for x in arrays} == {np.dtype("float32")}
+    assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in [*arrays, *jax.tree.leaves(params)])
+
+
+@QUIET
+@pytest.mark.parametrize("name", by_default(["shampoo"], OPTIMIZERS))
+def test_on_many_devices_it_is_the_run_of_one(name):
+    """mu and nu are divided like the parameters. (A small eps would make of rounding in what is 0 a large noise.)"""
+    tx = OPTIMIZERS[name](1e-2, 0.1, 0, eps=1e-2)
+    mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    params = jax.tree.map(jnp.float32, random_trees({"first": {"kernel": (8, 8), "bias": (8,)}}, 1)[0])
+    specs = {"first": {"kernel": Spec("data", "tensor"), "bias": Spec("tensor")}}
+    start = jax.tree.map(lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)), params, specs)
+    given = {"first": jnp.eye(9) + 0.1}
+
+    @jax.jit
+    def step(params, state):
+        g = jax.tree.map(jnp.sin, params)
+        updates, state = tx.update(g, state, params, input_covariances=given)
+        return optax.apply_updates(params, updates), state
+
+    many, one = (start, tx.init(start)), (params, tx.init(params))
+    for _ in range(4):
+        many, one = step(*many), step(*one)
+    for a, b in zip(jax.tree.leaves(many[0]), jax.tree.leaves(one[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    moments = [getattr(many[1][0], moment) for moment in ("mu", "nu") if hasattr(many[1][0], moment)]
+    assert len(moments) == {"soap": 2, "shampoo": 1, "prong": 0}[name]
+    for tree in (many[0], *moments):
+        for leaf, p in zip(jax.tree.leaves(tree), jax.tree.leaves(start), strict=True):
+            assert leaf.sharding.is_equivalent_to(p.sharding, leaf.ndim)
+
+
+# Bad input.
+
+SCALERS = {"soap": lgv.scale_by_soap, "shampoo": lgv.scale_by_shampoo, "prong": lgv.scale_by_prong}
+
+
+@pytest.mark.parametrize("name", SCALERS)
+def test_frequencies_and_dimensions_are_positive_integers(name):
+    for bad in ({"precondition_frequency": 0}, {"precondition_frequency": -1}, {"max_dimension": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be ≥ 1, got {next(iter(bad.values()))}"):
+            SCALERS[name](**bad)
+    with pytest.raises(ValueError, match="precondition_frequency must be ≥ 1, got True"):
+        SCALERS[name](precondition_frequency=True)
+    with pytest.raises(TypeError, match=r"precondition_frequency must be an integer, got 2\.5"):
+        SCALERS[name](precondition_frequency=2.5)
+    if name != "prong":
+        with pytest.raises(ValueError, match="merge_dimension must be ≥ 0, got -1"):
+            SCALERS[name](merge_dimension=-1)
+
+
+@every_matrix
+def test_leaves_must_be_real(name):
+    scaler = MATRICES[name][1]()
+    for dtype in ("int32", "bool", "complex64"):
+        with pytest.raises(TypeError, match=rf"real leaves, but \['w'\] is {dtype}.*optax\.masked"):
+            scaler.init({"w": jnp.ones((2, 2), dtype)})
+
+
+@every_matrix
+def test_scanned_must_name_layers(name):
+    make = MATRICES[name][1]
+    with pytest.raises(ValueError, match=r"scanned names \['block'\], which hold no leaf"):
+        make(scanned={"block": 0}).init({"blocks": {"w": jnp.ones((2, 3, 3))}})
+    with pytest.raises(ValueError, match=r"scanned says axis 3 for \['blocks'\]\['w'\], whose shape is \(2, 3, 3\)"):
+        make(scanned={"blocks": 3}).init({"blocks": {"w": jnp.ones((2, 3, 3))}})
+    state = make(scanned={"blocks": -3}).init({"params": {"blocks": {"w": jnp.ones((2, 3, 3))}}})
+    assert [s.shape for s in state.statistics["params"]["blocks"]["w"]] == [(2, 3, 3), (2, 3, 3)]
+
+
+@every_matrix
+def test_a_gradient_that_is_no_number_is_not_hidden(name):
+    """As in Optax: the parameters become NaN, and stay so."""
+    tx = MATRICES[name][0](0.1, 0.1, 0)
+    params = {"w": jnp.ones((3, 2))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for value in (1.0, jnp.nan, 1.0):
+        updates, state = update({"w": params["w"].at[0, 0].set(value)}, state, params)
+    assert np.all(np.isnan(updates["w"]))
+
+
+def test_eigenvalues_below_zero_are_clipped_and_counted():
+    """The statistics of a few gradients are singular, and rounding puts some of their eigenvalues below 0."""
+    g = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    tx = lgv.scale_by_shampoo(b1=0.0, eps=1e-3, precondition_frequency=1)
+    updates, state = jax.jit(tx.update)({"w": jnp.asarray(g)}, tx.init({"w": jnp.asarray(g)}))
+    assert 0 < int(state.clipped) < 40
+    np.testing.assert_allclose(updates["w"], matrix_recursions.shampoo([g], 0.0, 0.5, 1e-3)[0].update, rtol=1e-3)
+    # Of statistics that are given: diag(4, −0.005, 0) along one axis, and 0 along the other.
+    params = {"w": jnp.ones((3, 1))}
+    tx = lgv.scale_by_shampoo(b1=0.5, b2=1.0, eps=1e-2, precondition_frequency=1)
+    state = tx.init(params)
+    left = jnp.diag(jnp.array([4.0, -5e-3, 0.0]))
+    state = state._replace(mu=params, statistics={"w": (left, *state.statistics["w"][1:])})
+    updates, state = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), state)
+    np.testing.assert_allclose(updates["w"][:, 0], np.array([4.01, 0.01, 0.01]) ** -0.25 * 0.01**-0.25, rtol=1e-5)
+    assert state.clipped == 1
+
+
+def test_natural_networks_need_the_covariances_of_their_own_layers():
+    params = {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+    tx = lgv.prong(0.1, 0.1, 0)
+    state = tx.init(params)
+    update = lambda given: tx.update(params, state, params, input_covariances=given)
+    for missing in (lambda: update(None), lambda: tx.update(params, state, params)):
+        with pytest.raises(ValueError, match=r"pass input_covariances=, from langevin_optax\.input_covariances"):
+            missing()
+    with pytest.raises(TypeError, match="must be a dict from the paths of layers to matrices, got tuple"):
+        update((jnp.eye(3),))
+    with pytest.raises(ValueError, match=r"a layer 'Dense_1', where the updates have no kernel.*another model\?"):
+        update({"Dense_0": jnp.eye(3), "Dense_1": jnp.eye(3)})
+    with pytest.raises(ValueError, match=r"covariance of 'Dense_0' has shape \(4, 4\).*another model\?"):
+        update({"Dense_0": jnp.eye(4)})
+    with pytest.raises(ValueError, match="the input covariance of 'Dense_0' is not finite"):
+        update({"Dense_0": jnp.eye(3).at[0, 0].set(jnp.nan)})
+
+
+def test_natural_networks_name_the_leaves_that_have_no_covariances():
+    params = {"a": {"kernel": jnp.ones((2, 3))}, "norm": {"scale": jnp.full(3, 2.0)}}
+    tx = lgv.scale_by_prong()
+    with pytest.warns(UserWarning, match=r"no covariances for \['norm'\]\['scale'\]: there P = 1"):
+        updates, _ = tx.update(params, tx.init(params), input_covariances={"a": jnp.eye(2)})
+    assert updates["norm"]["scale"].tolist() == [2.0] * 3
+
+
+def test_natural_networks_take_a_kernel_of_three_axes_by_its_covariance():
+    """Whether it is an attention's or a convolution's is for ``like`` to say."""
+    kernel, covariance = jnp.ones((4, 2, 3)), jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0]))
+    params = {"query": {"kernel": kernel, "bias": jnp.ones((2, 3))}}
+    given = {"query": jnp.pad(covariance, (0, 1)).at[4, 4].set(9.0)}
+    tx = lgv.scale_by_prong(eps=1.0, like=given)
+    updates, _ = tx.update(params, tx.init(params), input_covariances=given)
+    np.testing.assert_allclose(updates["query"]["kernel"][:, 1, 2], [1 / 2, 1 / 3, 1 / 4, 1 / 5], rtol=1e-5)
+    np.testing.assert_allclose(updates["query"]["bias"], np.full((2, 3), 0.1), rtol=1e-5)
+    blind = lgv.scale_by_prong(eps=1.0)
+    with pytest.warns(UserWarning, match="no covariances"):
+        updates, _ = blind.update(params, blind.init(params), input_covariances=given)
+    assert np.all(updates["query"]["kernel"] == 1)

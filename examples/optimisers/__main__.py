@@ -1,0 +1,94 @@
+"""Every optimiser of the lecture notes, plain and Langevin: ``python -m examples.optimisers``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from examples import interrupts
+from examples.optimisers import pictures
+from examples.optimisers.methods import METHODS, Method
+from examples.optimisers.train import FALL, Result, initial, run
+from examples.presentation import Bar, as_markdown, as_text, rounded
+from examples.storage import StorageError, alone
+
+HEADING = (
+    *("Optimiser", "P", "Update", "Quadratic: γ", "plain", "Langevin", "variance along", "across"),
+    *("Deep: γ", "plain", "Langevin"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    output = _parse(argv)
+    try:
+        with alone(output), interrupts.ending("nothing is written"):
+            results = _run()
+    except StorageError as error:
+        sys.exit(f"error: {error}")
+    rows = [HEADING, *map(_row, results)]
+    print("", as_text(rows), sep="\n")
+    (output / "results.md").write_text(f"{as_markdown(rows)}\n\n![optimisers](optimisers.png)\n", encoding="utf-8")
+    print("\nWritten:", output / "results.md", pictures.draw(results, output), sep="\n  ")
+
+
+def _run() -> list[Result]:
+    params = initial()
+    with Bar(total=len(METHODS)) as bar, ThreadPoolExecutor(max_workers=2) as threads:
+
+        def one(method: Method) -> Result:
+            result = run(method, params)
+            bar.set_description_str(method.name, refresh=False)
+            bar.update(1)
+            return result
+
+        return list(threads.map(one, METHODS))
+
+
+def _row(r: Result) -> list[str]:
+    first, last = r.method.quadratic
+    along, across = r.spread
+    deep = np.median(r.deep_losses[:, :, -1], axis=1)
+    return [
+        r.method.name,
+        r.method.p,
+        r.method.words,
+        f"{first:g}" if first == last else f"{first:g} to {last:g}",
+        _loss(r.losses[0, FALL]),
+        _loss(r.losses[1:, r.losses.shape[1] // 2 :].mean()),
+        f"{along:.2f}",
+        f"{across:.2f}",
+        f"{r.method.deep:g}",
+        *map(_loss, deep),
+    ]
+
+
+def _loss(loss: float) -> str:
+    return f"{loss:.0e}" if loss < 1e-3 else rounded(loss, 2)
+
+
+def _parse(argv: Sequence[str] | None) -> Path:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.optimisers",
+        description="Run every optimiser of the lecture notes, plain and Langevin, on an ill-conditioned quadratic and on "
+        "a deep network, and draw their paths side by side.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/optimisers"),
+        metavar="DIR",
+        help="where files go (default: results/optimisers)",
+    )
+    output: Path = parser.parse_args(argv).output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --output: cannot make the folder {str(output)!r}: {error.strerror}")
+    return output
+
+
+if __name__ == "__main__":
+    main()
