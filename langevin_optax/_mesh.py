@@ -21,3 +21,19 @@ def sum_over_shards(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 def number_of_shards(axes: tuple[str, ...]) -> int:
     """How many shards these axes of the mesh make."""
     return math.prod(map(jax.lax.axis_size, axes))
+
+
+def gathered(x: Any) -> Any:
+    """``x`` whole on every device, if its sharding is explicit, a part of its type, so that any product is allowed."""
+    sharding = jax.typeof(x).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
+
+
+def placed_like(x: Any, like: Any) -> Any:
+    """``x`` with the sharding of ``like``, if that is explicit."""
+    sharding = jax.typeof(like).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    return jax.sharding.reshard(x, sharding)

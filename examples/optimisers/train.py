@@ -21,8 +21,8 @@ START = MINIMUM + AXES @ [-5.0, 1.5]
 POINTS, CHAINS, STEPS, FALL = 64, 128, 4000, 300
 
 # The deep network, on as many points as a batch has elsewhere.
-DEPTH, WIDTH, SEEDS, DEEP_STEPS = 30, 16, 3, 500
-SIGMA, NOISY_LAYERS, NOISY_STEPS = 0.03, 0.3, 0.6
+DEPTH, WIDTH, SEEDS, DEEP_STEPS = 24, 16, 3, 500
+SIGMA, NOISY_LAYERS, NOISY_STEPS = 0.1, 0.3, 0.6
 
 
 class Problem(NamedTuple):

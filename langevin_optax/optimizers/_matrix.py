@@ -53,7 +53,7 @@ def soap(
     Returns:
       An ``optax.GradientTransformationExtraArgs``. Its state is those of the scaler, of the weight decay and of the
       learning rate, with a :class:`LangevinState` behind them. Its updates have sign and size: nothing scales them
-      after it.
+      after it. Its update takes ``preconditioner=``, for the noise, as :func:`add_preconditioned_noise`.
 
     Raises:
       ValueError, TypeError: as :func:`scale_by_soap` and :func:`add_preconditioned_noise`.
@@ -204,7 +204,11 @@ def _langevin(name, scaler, learning_rate, sigma, key, sampler, mask, weight_dec
         if not isinstance(state, tuple) or len(state) != 4 or not isinstance(state[-1], LangevinState):
             raise wrong_state(name, init_fn, updates, state)
         scaled, scaler_state = scaler.update(updates, state[0], params, **extra_args)
-        preconditioner = jax.tree.unflatten(jax.tree.structure(scaled), published(scaled))
+        preconditioner = extra_args.get("preconditioner")
+        if preconditioner is None:
+            preconditioner = jax.tree.unflatten(jax.tree.structure(scaled), published(scaled))
+        else:
+            _check.check_values(preconditioner)
         moved, rest_state = rest.update(scaled, state[1:-1], params)
         noisy, noise_state = term.add(moved, state[-1], params, lambda u: _check.like(preconditioner, u))
         return noisy, (scaler_state, *rest_state, noise_state)

@@ -36,7 +36,7 @@ def _spread(p: Any, updates: Any) -> Any:
         return updates
     if jax.tree_util.all_leaves([updates]) and not _trees.is_masked(p):
         return p
-    if not is_operator(p):
+    if not is_operator(p) or hasattr(p, "check"):  # a Kronecker or a Rotated is of one leaf
         raise ValueError
     every = _operators.parts(p, updates, is_leaf=_trees.is_masked)
     return jax.tree.map(lambda u, part: u if _trees.is_masked(u) else part, updates, every, is_leaf=_trees.is_masked)

@@ -35,7 +35,7 @@ def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> o
       after: the number of steps, at least 1 (for :func:`scale_by_soap` 2).
 
     Raises:
-      ValueError: if ``after`` is below 1; at ``init``, if the scaler publishes no P, or a matrix that it cannot freeze.
+      ValueError: if ``after`` is below 1; at the update, if the scaler publishes no P, or one that it cannot freeze.
       TypeError: if ``after`` is no integer or ``scaler`` no gradient transformation.
 
     Example:

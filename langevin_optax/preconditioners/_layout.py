@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from langevin_optax import _trees
+from langevin_optax._mesh import gathered
 from langevin_optax.preconditioners._operators import Operator
 
 
@@ -26,6 +27,7 @@ class Layout(NamedTuple):
         return range(self.stack is not None, len(self.shape))
 
     def inward(self, x: Any) -> jax.Array:
+        x = gathered(x)
         return (x if self.stack is None else jnp.moveaxis(x, self.stack, 0)).reshape(self.shape)
 
     def outward(self, x: jax.Array) -> jax.Array:
@@ -71,6 +73,8 @@ def layouts(updates: Any, max_dimension: int, merge_dimension: int, scanned: Map
             )
         shape, names = jnp.shape(leaf), layer_names(path, updates)
         above = [key for key in scanned or {} if names[: len(key.split("/"))] == key.split("/")]
+        if len(above) > 1:
+            raise ValueError(f"scanned has two paths, {above}, above {_trees.leaf_name(path)}: give one of them.")
         used |= set(above)
         found.append(
             _layout(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from langevin_optax import _trees
+from langevin_optax._mesh import gathered, placed_like
 
 Array: TypeAlias = Any
 
@@ -28,6 +29,7 @@ class Kronecker:
 
     Raises:
       ValueError: if a root is not square; at the update, if roots and leaf do not fit.
+      TypeError: if a root is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,6 +89,7 @@ class Rotated:
 
     Raises:
       ValueError: if a basis is not square; at the update, if bases, p and leaf do not fit.
+      TypeError: if a basis or p is complex.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,6 +105,8 @@ class Rotated:
     def __init__(self, bases: tuple[Array | None, ...], p: Array):
         for axis, basis in enumerate(bases):
             _check_square("basis", axis, basis)
+        if jnp.iscomplexobj(p):
+            raise TypeError(f"p of Rotated must be real, got {jnp.result_type(p)}.")
         self.bases, self.p = tuple(bases), p
 
     def root(self, xi: Array) -> Array:
@@ -131,17 +136,19 @@ class Rotated:
 
 def along(matrix: Array, x: Array, axis: int) -> Array:
     """``matrix``, or a batch of matrices for the first axes of ``x``, times ``x`` along an axis."""
-    moved = jnp.moveaxis(x, axis, -1)
+    moved = jnp.moveaxis(gathered(x), axis, -1)
     batch = moved.shape[: jnp.ndim(matrix) - 2]
     rows = moved.reshape(*batch, math.prod(moved.shape[len(batch) : -1]), moved.shape[-1])
     turned = jnp.matmul(rows, jnp.swapaxes(matrix, -1, -2).astype(x.dtype), precision="highest")
-    return jnp.moveaxis(turned.reshape(moved.shape), -1, axis)
+    return placed_like(jnp.moveaxis(turned.reshape(moved.shape), -1, axis), x)
 
 
 def _check_square(name: str, axis: int, matrix: Any) -> None:
     if matrix is None:
         return
     shape = jnp.shape(matrix)
+    if jnp.iscomplexobj(matrix):
+        raise TypeError(f"the {name} of axis {axis} must be real, got {jnp.result_type(matrix)}.")
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"the {name} of axis {axis} must be square, (..., n, n), or None, got shape {shape}.")
 

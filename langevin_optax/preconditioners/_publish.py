@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from langevin_optax import _trees
+from langevin_optax._mesh import placed_like
 from langevin_optax.preconditioners import _check, _marks, _operators
 
 Preconditioner = Callable[[Any, Any, Any], Any]
@@ -80,7 +82,7 @@ def publish(updates: Any, preconditioner: Any, incoming: Any = None) -> Any:
     """The updates, marked with their P, times the P of the updates that came in."""
 
     def publish_leaf(u, p, g):
-        return _marks.mark(u, _operators.product(p, _marks.read(g), jax.numpy.shape(u)))
+        return _marks.mark(u, _operators.product(p, _marks.read(g), jnp.shape(u)))
 
     return jax.tree.map(publish_leaf, updates, preconditioner, updates if incoming is None else incoming)
 
@@ -100,8 +102,11 @@ def scaler(init: Any, step: Callable[..., Any]) -> optax.GradientTransformationE
         del params
         names, leaves, treedef = _trees.flatten(updates)
         momenta, preconditioner, new_state = step(updates, state, freeze_after, **extra_args)
+        for i, (p, g) in enumerate(zip(preconditioner, leaves, strict=True)):
+            if isinstance(p, jax.Array):
+                preconditioner[i] = placed_like(p, g)
         scaled = _operators.times(preconditioner, momenta, names)
-        new_updates = [u.astype(jax.numpy.result_type(g)) for u, g in zip(scaled, leaves, strict=True)]
+        new_updates = [placed_like(u.astype(jnp.result_type(g)), g) for u, g in zip(scaled, leaves, strict=True)]
         return publish(treedef.unflatten(new_updates), treedef.unflatten(preconditioner), updates), new_state
 
     return optax.GradientTransformationExtraArgs(init, update_fn)
@@ -110,8 +115,8 @@ def scaler(init: Any, step: Callable[..., Any]) -> optax.GradientTransformationE
 def learning(count: jax.Array, freeze_after: Any) -> tuple[jax.Array, jax.Array]:
     """Whether the statistics of step ``count`` enter P, and how many steps have entered it then."""
     if freeze_after is None:
-        return jax.numpy.array(True), count + 1
-    return count < freeze_after, jax.numpy.minimum(count + 1, freeze_after)
+        return jnp.array(True), count + 1
+    return count < freeze_after, jnp.minimum(count + 1, freeze_after)
 
 
 def handing_on(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

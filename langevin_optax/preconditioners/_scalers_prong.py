@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from langevin_optax import _trees
+from langevin_optax._mesh import gathered, placed_like
 from langevin_optax._types import ArrayLike
 from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _operators, _publish
 
@@ -146,12 +147,13 @@ class _Layerwise:
         self.matrix = matrix
 
     def root(self, xi: list[jax.Array]) -> list[jax.Array]:
-        kernel, *bias = xi
+        kernel, *bias = map(gathered, xi)
         outputs = bias[0].size if bias else kernel.size // len(self.matrix)
         rows = jnp.concatenate([kernel.reshape(-1, outputs), *(b.reshape(1, outputs) for b in bias)])
         turned = jnp.matmul(self.matrix.astype(rows.dtype), rows, precision="highest")
         n = len(rows) - len(bias)
-        return [turned[:n].reshape(kernel.shape), *(turned[n:].reshape(b.shape) for b in bias)]
+        whole = [turned[:n].reshape(kernel.shape), *(turned[n:].reshape(b.shape) for b in bias)]
+        return [placed_like(part, x) for part, x in zip(whole, xi, strict=True)]
 
 
 def _roots(averages: dict[int, jax.Array], eps: ArrayLike) -> Any:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from langevin_optax._mesh import placed_like
 from langevin_optax._types import ArrayLike
 from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _publish
 from langevin_optax.preconditioners._layout import Layout
@@ -152,16 +153,17 @@ def scale_by_soap(
             (nus, bases),
         )
 
-        def tree(xs):
-            return treedef.unflatten([layout.outward(x) for layout, x in zip(layouts, xs, strict=True)])
+        def tree(xs, old):
+            pairs = zip(layouts, xs, treedef.flatten_up_to(old), strict=True)
+            return treedef.unflatten([placed_like(layout.outward(x), before) for layout, x, before in pairs])
 
         return (
             momenta,
             preconditioner,
             SoapState(
                 count=optax.safe_increment(count),
-                mu=tree(mus),
-                nu=tree(nus),
+                mu=tree(mus, state.mu),
+                nu=tree(nus, state.nu),
                 statistics=treedef.unflatten(statistics),
                 bases=treedef.unflatten(bases),
             ),

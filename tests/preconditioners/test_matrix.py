@@ -78,7 +78,7 @@ def random_trees(shapes, steps, seed=0):
         x = draw.normal(size=shape)
         if len(shape) > 1:  # correlated along the first and the last axis
             first, last = (np.eye(n) + 0.5 * draw.normal(size=(n, n)) * (1 + t % 2) for n in (shape[0], shape[-1]))
-            x = np.moveaxis(np.tensordot(first, x, (1, 0)), -1, -1) @ last
+            x = np.tensordot(first, x, (1, 0)) @ last
         return x * (0.5 + t % 3)
 
     of_step = lambda t: jax.tree.map(lambda shape: leaf(t, shape), shapes, is_leaf=lambda x: isinstance(x, tuple))
@@ -86,8 +86,8 @@ def random_trees(shapes, steps, seed=0):
 
 
 def expected(recursion, gradients, scanned=None, **kwargs):
-    """Of each step the update, the momentum, and P of all leaves as one matrix; stacked layers one by one."""
-    updates, momenta, ps = [], [], []
+    """Of each step the update, and P of all leaves as one matrix; stacked layers one by one."""
+    updates, ps = [], []
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients[0]):
         of_leaf = [np.asarray(dict(jax.tree_util.tree_leaves_with_path(tree))[path]) for tree in gradients]
         axis = (scanned or {}).get(path[0].key)
@@ -97,14 +97,13 @@ def expected(recursion, gradients, scanned=None, **kwargs):
         runs = [recursion(layer, **kwargs) for layer in layers]
         join = lambda xs, axis=axis: np.ravel(xs[0] if axis is None else np.stack(xs, axis))
         updates.append([join([step.update for step in steps]) for steps in zip(*runs, strict=True)])
-        momenta.append([join([step.momentum for step in steps]) for steps in zip(*runs, strict=True)])
         # Where the entries of each layer are among those of the leaf.
         places = np.arange(leaf.size).reshape(leaf.shape)
         places = [np.ravel(places if axis is None else np.take(places, i, axis)) for i in range(len(layers))]
         back = np.argsort(np.concatenate(places))
         ps.append([block_diagonal([step.p for step in steps])[np.ix_(back, back)] for steps in zip(*runs, strict=True)])
     joined = lambda parts: [np.concatenate(step) for step in zip(*parts, strict=True)]
-    return joined(updates), joined(momenta), [block_diagonal(step) for step in zip(*ps, strict=True)]
+    return joined(updates), [block_diagonal(step) for step in zip(*ps, strict=True)]
 
 
 MATRICES = {
@@ -147,7 +146,7 @@ def test_updates_and_p_are_those_of_the_recursion(name, b1, b2):
     Without momentum the update is P g.
     """
     gradients = random_trees(SHAPES, 12)
-    updates, _, ps = expected(MATRICES[name][2], gradients, SCANNED, b1=b1, b2=b2, eps=EPS, frequency=EVERY, **SIZES)
+    updates, ps = expected(MATRICES[name][2], gradients, SCANNED, b1=b1, b2=b2, eps=EPS, frequency=EVERY, **SIZES)
     with jax.enable_x64(True):
         init, step = compiled(name)
         state = init(jax.tree.map(jnp.asarray, gradients[0]))
@@ -219,12 +218,6 @@ def keyed(state, key):
     """An optimiser's state with another key for its noise."""
     is_noise = lambda x: isinstance(x, lgv.LangevinState)
     return jax.tree.map(lambda x: x._replace(key=key) if is_noise(x) else x, state, is_leaf=is_noise)
-
-
-def noises(update, state, count=DRAWS, seed=7):
-    """The updates for many keys, one a row."""
-    keys = jax.random.split(jax.random.key(seed), count)
-    return np.asarray(jax.vmap(lambda key: flat(update(keyed(state, key))))(keys), np.float64)
 
 
 @functools.cache
@@ -665,6 +658,20 @@ def test_a_run_is_one_run_resumed_scanned_and_mapped(name):
     assert all(np.abs(x[0] - x[1]).max() > 1e-3 for x in jax.tree.leaves(mapped))  # the seeds differ
 
 
+@pytest.mark.parametrize(("name", "more"), [("soap", 2), ("shampoo", 2), ("prong", 1)])
+def test_the_noise_costs_two_matrix_products_per_leaf(name, more):
+    """One per axis that P couples: of natural networks one for kernel and bias."""
+    params = {f"Dense_{i}": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)} for i in range(3)}
+    given = {layer: jnp.eye(5) for layer in params}
+
+    def products(sigma):
+        tx = OPTIMIZERS[name](1e-2, sigma, 0)
+        program = jax.make_jaxpr(lambda g, s: tx.update(g, s, g, input_covariances=given))(params, tx.init(params))
+        return str(program).count("dot_general[")
+
+    assert products(0.1) - products(0.0) == more * len(params)
+
+
 @QUIET
 @pytest.mark.slow
 @every_optimizer
@@ -693,10 +700,11 @@ def test_bfloat16_parameters_have_float32_statistics(name):
 
 @QUIET
 @pytest.mark.parametrize("name", by_default(["shampoo"], OPTIMIZERS))
-def test_on_many_devices_it_is_the_run_of_one(name):
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_on_many_devices_it_is_the_run_of_one(name, kind):
     """mu and nu are divided like the parameters. (A small eps would make of rounding in what is 0 a large noise.)"""
     tx = OPTIMIZERS[name](1e-2, 0.1, 0, eps=1e-2)
-    mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
     params = jax.tree.map(jnp.float32, random_trees({"first": {"kernel": (8, 8), "bias": (8,)}}, 1)[0])
     specs = {"first": {"kernel": Spec("data", "tensor"), "bias": Spec("tensor")}}
     start = jax.tree.map(lambda p, spec: jax.device_put(p, NamedSharding(mesh, spec)), params, specs)
