@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 LANGEVIN, ENGINE = "optimizers/test_langevin.py", "optimizers/test_engine.py"
 NOISE, KEYS, FAULTS = "noise/test_noise.py", "noise/test_keys.py", "package/test_faults.py"
 SHARDING, ERRORS, CONTRACT = "package/test_sharding.py", "package/test_errors.py", "package/test_contract.py"
+MATRIX, OPERATORS = "preconditioners/test_matrix.py", "preconditioners/test_operators.py"
+FREEZE, INPUTS = "preconditioners/test_freeze.py", "layers/test_input_covariances.py"
 MARKS, INTEGRATORS, MASK = "preconditioners/test_preconditioning.py", "integrators", "layers/test_mask.py"
 
 
@@ -49,6 +51,40 @@ MUTATIONS = [
         "np.array(math.sqrt(65536 / (2 * ones)), dtype)",
         "np.array(1.7, dtype)",
         NOISE,
+    ),
+    # matrices
+    Mutation("p-in-its-basis", "preconditioners/_matrices.py", "jnp.sqrt(self.p)", "self.p", MATRIX),
+    Mutation("shampoo-without-root", "preconditioners/_scalers_shampoo.py", "-1 / (4 *", "-1 / (2 *", MATRIX),
+    Mutation(
+        "prong-without-root", "preconditioners/_scalers_prong.py", "average, -0.5, eps", "average, -1, eps", MATRIX
+    ),
+    Mutation(
+        "transposed-root",
+        "preconditioners/_matrices.py",
+        "jnp.swapaxes(matrix, -1, -2).astype(x.dtype)",
+        "matrix.astype(x.dtype)",
+        OPERATORS,
+    ),
+    Mutation(
+        "soap-starts-at-once",
+        "preconditioners/_scalers_soap.py",
+        "jnp.where(first, 0, jnp",
+        "jnp.where(first, 1, jnp",
+        MATRIX,
+    ),
+    Mutation(
+        "order-of-nu", "preconditioners/_scalers_soap.py", "nus[i] = jnp.take_along_axis", "jnp.take_along_axis", MATRIX
+    ),
+    Mutation("frozen-late", "preconditioners/_freeze.py", "state.count >= last", "state.count > last", FREEZE),
+    Mutation(
+        "half-of-a-couple", "preconditioners/_operators.py", "if len(places) < part", "if len(places) > part", OPERATORS
+    ),
+    Mutation(
+        "product-of-any-two",
+        "preconditioners/_operators.py",
+        "if all(sizes[axis] == 1",
+        "if any(sizes[axis] == 1",
+        OPERATORS,
     ),
     Mutation("size-of-complex", "noise/_draw.py", "np.sqrt(0.5)", "np.sqrt(1.0)", NOISE),
     Mutation(
@@ -172,9 +208,7 @@ MUTATIONS = [
         "jnp.square(wide(new.estim_lr))",
         ENGINE,
     ),
-    Mutation(
-        "p-does-not-multiply", "preconditioners/_publish.py", "p if incoming is None else incoming * p", "p", MARKS
-    ),
+    Mutation("p-does-not-multiply", "preconditioners/_operators.py", "return own * incoming", "return own", MARKS),
     Mutation(
         "trace-starts-a-mark",
         "preconditioners/_publish.py",
@@ -204,7 +238,7 @@ MUTATIONS = [
     Mutation(
         "p-of-any-shape",
         "preconditioners/_check.py",
-        "if not _trees.broadcasts(jnp.shape(p), jnp.shape(u)):",
+        "if not _trees.broadcasts(jnp.shape(p), shape):",
         "if False:",
         ERRORS,
     ),
