@@ -67,7 +67,7 @@ def _unit(row: Row) -> str:
 
 def line(cells: Sequence[str]) -> str:
     """A row as text, for a table that is printed as it grows."""
-    widths = (16, 46, 36, 18, 12, 14, 0)
+    widths = (37, 56, 36, 18, 12, 14, 0)
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
