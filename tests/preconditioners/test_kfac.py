@@ -175,10 +175,10 @@ def published(it, damping, kept, exact, exponent):
 
 MODES = [
     pytest.param({"inverse_update_period": 5}, id="kept-inverses"),
-    pytest.param({}, id="inverses"),
+    pytest.param({}, id="inverses", marks=pytest.mark.slow),
     pytest.param({"use_exact_inverses": True, "inverse_update_period": 5, "l2_reg": 0.05}, id="kept-eigenvectors"),
     pytest.param({"use_exact_inverses": True}, id="eigenvectors", marks=pytest.mark.slow),
-    pytest.param({"use_exact_inverses": True, "use_sqrt_inv": True}, id="square-root"),
+    pytest.param({"use_exact_inverses": True, "use_sqrt_inv": True}, id="square-root", marks=pytest.mark.slow),
 ]
 
 
@@ -332,6 +332,7 @@ def test_the_damping_of_the_step_is_that_of_the_root(kwargs):
     assert error(s, published(it, DAMPING, kept=False, exact="use_exact_inverses" in kwargs, exponent=-1)) > 0.1
 
 
+@pytest.mark.slow
 def test_localization_pulls_by_p():
     it = given(inverse_update_period=5)
     with jax.enable_x64(True):
@@ -385,6 +386,7 @@ def test_what_has_no_root():
         _kfac._roots(kfac_jax, full, full.init((it.params, batch(0)), jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_example_trains(capsys):
     results = demo.main(["--steps", "15", "--sigma", "0.02"])
     assert [line.split(":")[0].strip() for line in capsys.readouterr().out.splitlines()] == [*results]

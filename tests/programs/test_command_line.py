@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import measures
 from examples.distributed import __main__ as distributed
 from examples.image_classification import __main__ as image_classification
 from examples.image_classification.sweep import Sweep
@@ -262,7 +261,7 @@ def not_begun(folder, monkeypatch):
 
     for owner, name in ((Sweep, "run"), (spirals, "run"), (distributed, "Checkpoints")):
         monkeypatch.setattr(owner, name, begin)
-    monkeypatch.setattr(measures, "SECTIONS", dict.fromkeys(measures.SECTIONS, begin))
+    monkeypatch.setattr(benchmarks, "SECTIONS", dict.fromkeys(benchmarks.SECTIONS, begin))
 
 
 @pytest.mark.parametrize(
