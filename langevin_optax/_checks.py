@@ -19,6 +19,13 @@ def check_nonnegative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be ≥ 0, got {value}.")
 
 
+def check_decay(name: str, value: Any, one: bool = False) -> None:
+    """Raise unless ``value``, where it is known, is in [0, 1), or 1 if that means something."""
+    check_nonnegative(name, value)
+    if isinstance(value, (int, float)) and (value > 1 or (value == 1 and not one)):
+        raise ValueError(f"{name} must be in [0, 1{']' if one else ')'}, got {value}.")
+
+
 def check_positive(name: str, value: Any) -> None:
     """As `check_nonnegative`, and > 0; a JAX array may be 0, because `inject_hyperparams` puts schedules there."""
     if isinstance(value, (numbers.Real, np.ndarray)) and not isinstance(value, bool) and np.any(np.asarray(value) <= 0):

@@ -23,6 +23,12 @@ def number_of_shards(axes: tuple[str, ...]) -> int:
     return math.prod(map(jax.lax.axis_size, axes))
 
 
+def varying_like(x: Any, *like: Any) -> Any:
+    """``x``, which varies within ``jax.shard_map`` over the axes over which any of ``like`` does."""
+    axes = {axis for leaf in jax.tree.leaves(like) for axis in manual_axes(leaf)} - {*manual_axes(x)}
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
 def gathered(x: Any) -> Any:
     """``x`` whole on every device, if its sharding is explicit, a part of its type, so that any product is allowed."""
     sharding = jax.typeof(x).sharding

@@ -75,6 +75,10 @@ def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
+def has_masked(tree: Any) -> bool:
+    return any(map(is_masked, jax.tree.leaves(tree, is_leaf=is_masked)))
+
+
 def is_hidden(node: Any) -> bool:
-    """The same, or None."""
+    """Whether it is such a node, or None."""
     return node is None or is_masked(node)

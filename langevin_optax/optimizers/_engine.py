@@ -93,7 +93,7 @@ def langevin(
       sampler: as in :func:`noise_like`.
       max_noise: as in :func:`add_preconditioned_noise`.
       preconditioner: for an alias that the table does not hold: a function ``(arguments, updates_in, old_state,
-        new_state)`` that returns P, a tree like the updates with leaves that broadcast to them; ``arguments`` is a dict
+        new_state)`` that returns P, as for :func:`with_preconditioner`; ``arguments`` is a dict
         of all arguments of the alias, by name, and the states are its own. :math:`\gamma` is its argument
         ``learning_rate``, which it must have.
 
@@ -206,8 +206,8 @@ def _required(arguments: dict[str, Any]) -> Any:
 
 def wrong_state(name: str, init: Any, updates: Any, state: Any) -> ValueError:
     return ValueError(
-        f"the state of {name} must be {_names(jax.eval_shape(init, updates))}, the states of the stock optimiser and a "
-        f"LangevinState behind them, got {_names(state)}. The state of the stock optimiser is carried over by "
+        f"the state of {name} must be {_names(jax.eval_shape(init, updates))}, the states of the optimiser without noise and a "
+        f"LangevinState behind them, got {_names(state)}. The state of a stock optimiser is carried over by "
         "(*stock_state, LangevinState(count, key)); a checkpoint that is restored without its structure is none."
     )
 

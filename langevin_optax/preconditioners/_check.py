@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from langevin_optax import _trees
 from langevin_optax.preconditioners import _operators
+from langevin_optax.preconditioners._matrices import Kronecker, Rotated
 from langevin_optax.preconditioners._operators import is_operator
 
 
@@ -36,7 +37,7 @@ def _spread(p: Any, updates: Any) -> Any:
         return updates
     if jax.tree_util.all_leaves([updates]) and not _trees.is_masked(p):
         return p
-    if not is_operator(p) or hasattr(p, "check"):  # a Kronecker or a Rotated is of one leaf
+    if not is_operator(p) or isinstance(p, _operators.Axiswise):
         raise ValueError
     every = _operators.parts(p, updates, is_leaf=_trees.is_masked)
     return jax.tree.map(lambda u, part: u if _trees.is_masked(u) else part, updates, every, is_leaf=_trees.is_masked)
@@ -46,7 +47,7 @@ def _check_leaf(name: str, p: Any, shape: tuple[int, ...]) -> None:
     if isinstance(p, _operators.Part):
         return
     if is_operator(p):
-        if hasattr(p, "check"):
+        if isinstance(p, _operators.Axiswise):
             p.check(shape)
         return
     if not _trees.broadcasts(jnp.shape(p), shape):
@@ -60,12 +61,22 @@ def _check_leaf(name: str, p: Any, shape: tuple[int, ...]) -> None:
 def check_values(preconditioner: Any) -> None:
     """Raise for a negative P or NaN, where the values are known: constants within jit too, and on this process."""
     for path, p in jax.tree_util.tree_leaves_with_path(preconditioner, is_leaf=is_operator):
-        values = getattr(p, "p", None) if is_operator(p) else p
-        if values is None or isinstance(values, jax.core.Tracer):
-            continue
-        if isinstance(values, jax.Array) and not values.is_fully_addressable:
-            continue
-        with jax.ensure_compile_time_eval():  # on the device of P, of which one bit comes back
-            valid = bool(jnp.all(jnp.asarray(values) >= 0))
-        if not valid:
-            raise ValueError(f"preconditioner must be ≥ 0, got {values} at {_trees.leaf_name(path)}.")
+        if isinstance(p, Rotated):
+            diagonal, rest = [p.p], list(p.bases)
+        elif isinstance(p, Kronecker):
+            diagonal, rest = [], list(p.roots)
+        else:
+            diagonal, rest = [] if is_operator(p) else [p], []
+        name = _trees.leaf_name(path)
+        if not all(holds(lambda x: x >= 0, x) for x in diagonal):
+            raise ValueError(f"preconditioner must be ≥ 0, got {diagonal[0]} at {name}.")
+        if not all(holds(jnp.isfinite, x) for x in rest if x is not None):
+            raise ValueError(f"the matrices of a preconditioner must be finite, at {name} they are not.")
+
+
+def holds(condition: Any, values: Any) -> bool:
+    """Whether all values fulfil the condition, or are not known."""
+    if isinstance(values, jax.core.Tracer) or (isinstance(values, jax.Array) and not values.is_fully_addressable):
+        return True
+    with jax.ensure_compile_time_eval():  # on the device of the values, of which one bit comes back
+        return bool(jnp.all(condition(jnp.asarray(values))))

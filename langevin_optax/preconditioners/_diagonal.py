@@ -29,6 +29,11 @@ def average(old: Any, new: Any, decay: ArrayLike) -> Any:
     return (decay * old + (1 - decay) * new).astype(old.dtype)
 
 
+def average_of_finite(old: jax.Array, new: jax.Array, decay: ArrayLike) -> jax.Array:
+    """The same over the last axis, which keeps ``old`` where ``new`` has an entry that is not finite."""
+    return jnp.where(jnp.isfinite(new).all(axis=-1, keepdims=True), average(old, new, decay), old)
+
+
 def one(updates: Any) -> Any:
     return jax.tree.map(lambda _: 1.0, updates)
 

@@ -22,12 +22,14 @@ class FreezeState(NamedTuple):
 def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> optax.GradientTransformationExtraArgs:
     r"""A scaler whose preconditioner P is constant from step ``after`` on, and its momentum goes on.
 
-    A P that follows the gradients adds a drift :math:`\tau\nabla\cdot P` that no optimiser takes into account. Adapt P
-    during burn-in and freeze it: what is sampled after is then the law for that P, which for small steps is
-    :math:`\exp(-L/\tau)` whatever P is.
+    Where P follows the gradients, :math:`\exp(-L/\tau)` needs a drift :math:`\tau\nabla\cdot P` besides, which no
+    optimiser adds. Adapt P during burn-in and freeze it: what is sampled after is then the law for that P, which for
+    small steps is :math:`\exp(-L/\tau)` whatever P is.
 
-    Steps count from 0: P comes from the gradients of the steps before ``after``. Until then updates are those of
-    ``scaler``. A diagonal P is kept in the state, a matrix by the scaler itself.
+    Steps count from 0: P comes from the gradients of the steps before ``after``, and of a scaler that refreshes it
+    every k steps, from those before its last refresh. Until then updates are those of ``scaler``. A diagonal P is kept
+    in the state, a matrix by the scaler itself, whose statistics then stand still. (:func:`scale_by_prong` still wants
+    its ``input_covariances=``. :func:`kfac_preconditioner` is frozen by calling ``maybe_update`` no more.)
 
     Args:
       scaler: a scaler of this package, or one of :func:`with_preconditioner`. (One of your own whose P is a matrix must
@@ -60,14 +62,25 @@ def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> o
         def zeros(p):
             return jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype)
 
+        inner_state = inner.init(params)
+        if type(inner_state) is tuple or isinstance(inner_state, dict):
+            raise ValueError(
+                "freeze_preconditioner takes the scaler alone, whose P it holds, not a chain, whose other links would "
+                "have seen updates of the P that moves: chain(freeze_preconditioner(scaler, after), trace(0.9), …)."
+            )
         return FreezeState(
             count=jnp.zeros([], jnp.int32),
             preconditioner=() if freezes_itself else jax.tree.map(zeros, params),
-            inner=inner.init(params),
+            inner=inner_state,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
         if freezes_itself:
+            if any(p is not None for p in _publish.published(updates)):
+                raise ValueError(
+                    "freeze_preconditioner cannot hold the product of a matrix and a P in front of it: freeze each, "
+                    "or put the other behind it."
+                )
             new_updates, new_inner = inner.update(updates, state.inner, params, freeze_after=last, **extra_args)
             return new_updates, FreezeState(optax.safe_increment(state.count), (), new_inner)
 
@@ -85,9 +98,9 @@ def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> o
                         else "has a matrix for a preconditioner, and no argument freeze_after."
                     )
                 )
-            held[i] = jnp.where(frozen, held[i], p)
+            held[i] = jnp.where(frozen, held[i], jnp.asarray(p, held[i].dtype))
             # u = P m: the momentum m, which is 0 where P is, and its update with the P that is held.
-            momentum = jnp.where(p > 0, u.astype(held[i].dtype) / jnp.where(p > 0, p, 1), 0)
+            momentum = jnp.where(p > 0, u / jnp.where(p > 0, jnp.asarray(p, held[i].dtype), 1), 0)
             leaves[i] = jnp.where(frozen, (held[i] * momentum).astype(u.dtype), u)
         preconditioner = treedef.unflatten(held)
         new_state = FreezeState(optax.safe_increment(state.count), preconditioner, new_inner)

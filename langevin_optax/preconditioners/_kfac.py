@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax import _checks
-from langevin_optax.preconditioners import _matrices, _operators, _publish
+from langevin_optax.preconditioners import _decompositions, _matrices, _operators, _publish
 
 
 def kfac_preconditioner(preconditioner: Any) -> optax.GradientTransformationExtraArgs:
@@ -159,8 +159,8 @@ def _any_root(p: jax.Array) -> jax.Array:
     """S with S Sᵀ = P: the Cholesky factor, or, where rounding has made P indefinite, the root of what is positive."""
     symmetric = (p + p.T) / 2
     lower = jnp.linalg.cholesky(symmetric)
-    return jax.lax.cond(
-        jnp.all(jnp.isfinite(lower)), lambda: lower, lambda: _matrices.symmetric_power(symmetric, 0.5, 0)[0]
+    return _decompositions.refreshed(
+        ~jnp.isfinite(lower).all(), lambda old: _decompositions.symmetric_power(symmetric, 0.5, 0)[0], lower
     )
 
 

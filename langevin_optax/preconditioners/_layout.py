@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from langevin_optax import _trees
 from langevin_optax._mesh import gathered
-from langevin_optax.preconditioners._operators import Operator
+from langevin_optax.preconditioners._operators import Axiswise, Operator
 
 
 class Layout(NamedTuple):
@@ -36,25 +36,42 @@ class Layout(NamedTuple):
         rest = (*self.outer[: self.stack], *self.outer[self.stack + 1 :])
         return jnp.moveaxis(x.reshape(self.outer[self.stack], *rest), 0, self.stack)
 
-    def matrices(self, size: int) -> tuple[int, ...]:
-        """The shape of the matrices of an axis of that size."""
-        return (*self.shape[: self.coupled.start], size, size)
-
     def along_axes(self, matrices: Any) -> tuple[Any, ...]:
         """The matrices of ``axes``, and None for the other axes."""
         placed = dict(zip(self.axes, matrices, strict=True))
         return tuple(placed.get(axis) for axis in range(len(self.shape)))
+
+    def pack(self, arrays: Sequence[jax.Array], dtype: Any) -> jax.Array:
+        """Arrays of the axes, raveled one behind the other, so that a state has one array per leaf."""
+        front = self.shape[: self.coupled.start]
+        empty = jnp.zeros((*front, 0), dtype)
+        return jnp.concatenate([empty, *(x.reshape(*front, math.prod(x.shape[len(front) :])) for x in arrays)], axis=-1)
+
+    def unpack(self, packed: jax.Array, axes: Iterable[int]) -> list[jax.Array]:
+        """What `pack` made of arrays of these axes: matrices of those in ``axes``, vectors of the others."""
+        front, found, start = self.shape[: self.coupled.start], [], 0
+        for axis in axes:
+            n = self.shape[axis]
+            shape = (n, n) if axis in self.axes else (n,)
+            part = jax.lax.slice_in_dim(packed, start, start + math.prod(shape), axis=-1)
+            found.append(part.reshape(*front, *shape))
+            start += math.prod(shape)
+        return found
 
     def outer_operator(self, p: Operator) -> Operator:
         """P of the leaf, from P of the leaf turned inward."""
         return p if self.outer == self.shape and not self.stack else Turned(self, p)
 
 
-class Turned:
+class Turned(Axiswise):
     """P of a leaf, from P of the leaf turned inward."""
 
     def __init__(self, layout: Layout, operator: Operator):
         self.layout, self.operator = layout, operator
+
+    @property
+    def mixes(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(len(self.layout.outer)) if axis != self.layout.stack)
 
     def root(self, xi: Any) -> Any:
         return self.layout.outward(self.operator.root(self.layout.inward(xi)))
@@ -62,37 +79,55 @@ class Turned:
 
 def layouts(updates: Any, max_dimension: int, merge_dimension: int, scanned: Mapping[str, int] | None) -> list[Layout]:
     """The layout of each leaf; raises for leaves that no matrix preconditioner takes."""
+    scanned = {
+        "/".join(map(str, path)) if isinstance(path, tuple) else path: axis for path, axis in (scanned or {}).items()
+    }
     found: list[Layout] = []
     used = set()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"matrix preconditioners need real leaves, but {_trees.leaf_name(path)} is {jnp.result_type(leaf)}. "
-                "Leave it out by optax.masked or optax.partition, or, if it is complex, wrap the optimiser in "
-                "optax.contrib.split_real_and_imaginary."
-            )
-        shape, names = jnp.shape(leaf), layer_names(path, updates)
-        above = [key for key in scanned or {} if names[: len(key.split("/"))] == key.split("/")]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates, is_leaf=_trees.is_masked):
+        names = layer_names(path, updates)
+        if _trees.is_masked(leaf):  # of the parameters, or of all below a path
+            used |= {key for key in scanned if _is_above(key.split("/"), names) or _is_above(names, key.split("/"))}
+            continue
+        name = _trees.leaf_name(path)
+        check_real(name, leaf)
+        above = [key for key in scanned if _is_above(key.split("/"), names)]
         if len(above) > 1:
-            raise ValueError(f"scanned has two paths, {above}, above {_trees.leaf_name(path)}: give one of them.")
+            raise ValueError(f"scanned has two paths, {above}, above {name}: give one of them.")
         used |= set(above)
-        found.append(
-            _layout(
-                _trees.leaf_name(path), shape, [(scanned or {})[key] for key in above], max_dimension, merge_dimension
-            )
-        )
-    unknown = set(scanned or {}) - used
-    if unknown and found and not has_masked(updates):
+        stack = scanned[above[0]] if above else None
+        found.append(_layout(name, jnp.shape(leaf), stack, max_dimension, merge_dimension))
+    if (unknown := set(scanned) - used) and found:
         raise ValueError(f"scanned names {sorted(unknown)}, which hold no leaf.")
     return found
 
 
-def _layout(name: str, shape: tuple[int, ...], stacks: list[int], max_dimension: int, merge_dimension: int) -> Layout:
-    stack = None
-    if stacks:
-        if not -len(shape) <= stacks[0] < len(shape):
-            raise ValueError(f"scanned says axis {stacks[0]} for {name}, whose shape is {shape}.")
-        stack = stacks[0] % len(shape)
+def check_real(name: str, leaf: Any) -> None:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        raise TypeError(
+            f"matrix preconditioners need real leaves, but {name} is {jnp.result_type(leaf)}. Leave it out by "
+            "optax.masked or optax.partition."
+        )
+
+
+def check_scanned(scanned: Any) -> None:
+    if scanned is None:
+        return
+    if not isinstance(scanned, Mapping):
+        raise TypeError(f'scanned must be a dict such as {{"blocks": 0}}, got {scanned!r}.')
+    for axis in scanned.values():
+        check_whole("an axis in scanned", axis, -100)
+
+
+def _is_above(names: list[str], others: list[str]) -> bool:
+    return others[: len(names)] == names
+
+
+def _layout(name: str, shape: tuple[int, ...], stack: int | None, max_dimension: int, merge_dimension: int) -> Layout:
+    if stack is not None:
+        if not -len(shape) <= stack < len(shape):
+            raise ValueError(f"scanned says axis {stack} for {name}, whose shape is {shape}.")
+        stack %= len(shape)
     sizes = [size for axis, size in enumerate(shape) if axis != stack]
     merged: list[int] = []
     for size in sizes:
@@ -110,11 +145,7 @@ def _layout(name: str, shape: tuple[int, ...], stacks: list[int], max_dimension:
 def layer_names(path: Any, tree: Any) -> list[str]:
     """The names along a path, without the collection that Linen has around its parameters."""
     names = list(_trees.path_names(path, tree))
-    return names[1:] if names[:1] == ["params"] else names
-
-
-def has_masked(tree: Any) -> bool:
-    return any(map(_trees.is_masked, jax.tree.leaves(tree, is_leaf=_trees.is_masked)))
+    return names[1:] if names[:1] == ["params"] and isinstance(tree, Mapping) and len(tree) == 1 else names
 
 
 def outer_product(x: jax.Array, axis: int, layout: Layout) -> jax.Array:

@@ -9,7 +9,7 @@ import optax
 from langevin_optax import _trees
 from langevin_optax._checks import check_nonnegative, read
 from langevin_optax._types import ScalarOrSchedule
-from langevin_optax.preconditioners import _diagonal, _operators, _publish
+from langevin_optax.preconditioners import _operators, _publish
 
 
 class LocalizationState(NamedTuple):
@@ -26,9 +26,12 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
       u \leftarrow u + P\,\lambda\,(\theta - \theta_0)
 
     directly behind the scaler whose P it is, which it hands on to the noise behind it. The chain then samples
-    :math:`\exp(-L/\tau - \tfrac{\lambda}{2\tau}\|\theta - \theta_0\|^2)`. In front of the scaler the pull would enter
-    momentum and statistics. (Behind plain gradients, where P = 1, it is that of :math:`L + \tfrac{\lambda}{2}
-    \|\theta - \theta_0\|^2` itself: add it to the loss.)
+    :math:`\exp(-L/\tau - \tfrac{\lambda}{2\tau}\|\theta - \theta_0\|^2)`: for :math:`\tfrac{\gamma}{2}\|\theta -
+    \theta_0\|^2` in :math:`-\log` of a prior, :math:`\lambda = \gamma\tau`.
+
+    In front of the scaler the pull would enter momentum and statistics; behind :func:`trace` it would be too weak, by
+    the factor 1/(1 − decay) of that. (Behind plain gradients, where P = 1, it is that of
+    :math:`L + \tfrac{\lambda}{2}\|\theta - \theta_0\|^2` itself: add it to the loss.)
 
     Args:
       strength: :math:`\lambda \ge 0`, a scalar or an Optax schedule.
@@ -60,7 +63,8 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
         if center is None:
             return LocalizationState(jnp.zeros([], jnp.int32), jax.tree.map(jnp.array, params))
         try:
-            same = jax.tree.map(lambda p, c: jnp.shape(p) == jnp.shape(c), params, center)
+            seen = jax.tree.map(lambda p, c: p if _trees.is_masked(p) else c, params, center, is_leaf=_trees.is_masked)
+            same = jax.tree.map(lambda p, c: jnp.shape(p) == jnp.shape(c), params, seen)
         except (ValueError, TypeError):
             same = False
         if not jax.tree.all(same):
@@ -68,7 +72,7 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
                 "center must be like the parameters, got\n"
                 f"  {jax.tree.map(jnp.shape, center)}\nfor parameters\n  {jax.tree.map(jnp.shape, params)}."
             )
-        moved = jax.tree.map(lambda p, c: jnp.array(c, jnp.result_type(p)), params, center)
+        moved = jax.tree.map(lambda p, c: jnp.array(c, jnp.result_type(p)), params, seen)
         return LocalizationState(jnp.zeros([], jnp.int32), moved)
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -83,13 +87,17 @@ def add_localization(strength: ScalarOrSchedule, center: Any = None) -> optax.Gr
                 "follow a scaler of langevin_optax. Behind plain gradients, add the pull to the loss."
             )
         weight = read("strength", strength, state.count)
-        pulls = [
-            (weight * (_diagonal.wide(p) - _diagonal.wide(c))).astype(_diagonal.wide(p).dtype)
-            for p, c in zip(treedef.flatten_up_to(params), treedef.flatten_up_to(state.center), strict=True)
-        ]
+        pairs = zip(treedef.flatten_up_to(params), treedef.flatten_up_to(state.center), strict=True)
+        pulls = [_times(weight, p, c) for p, c in pairs]
         scaled = _operators.times(preconditioner, pulls, names)
         pulled = [(u + pull).astype(u.dtype) for u, pull in zip(leaves, scaled, strict=True)]
         new_state = LocalizationState(optax.safe_increment(state.count), state.center)
         return _publish.publish(treedef.unflatten(pulled), treedef.unflatten(preconditioner)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _times(weight: jax.Array, params: Any, center: Any) -> jax.Array:
+    """weight (θ − θ₀), in float32 at least."""
+    dtype = jnp.promote_types(jnp.result_type(params), jnp.float32)
+    return (weight * (jnp.asarray(params, dtype) - jnp.asarray(center, dtype))).astype(dtype)

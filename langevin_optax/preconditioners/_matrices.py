@@ -1,20 +1,21 @@
-"""Matrices along the axes of a leaf: `Kronecker` and `Rotated`, and powers of symmetric matrices."""
+"""Operators of a leaf that are made of a matrix per axis: `Kronecker` and `Rotated`."""
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from langevin_optax import _trees
 from langevin_optax._mesh import gathered, placed_like
+from langevin_optax.preconditioners._operators import Axiswise
 
 Array: TypeAlias = Any
 
 
 @jax.tree_util.register_pytree_node_class
-class Kronecker:
+class Kronecker(Axiswise):
     r"""The root :math:`S = S_1 \otimes \dots \otimes S_k` of a preconditioner, one square matrix per axis of a leaf.
 
     .. math::
@@ -43,9 +44,7 @@ class Kronecker:
     """
 
     def __init__(self, *roots: Array | None):
-        for axis, root in enumerate(roots):
-            _check_square("root", axis, root)
-        self.roots = roots
+        self.roots = tuple(_square("root", axis, root) for axis, root in enumerate(roots))
 
     def root(self, xi: Array) -> Array:
         self.check(jnp.shape(xi))
@@ -56,11 +55,9 @@ class Kronecker:
 
     @property
     def mixes(self) -> tuple[int, ...]:
-        """The axes along which P is no diagonal."""
         return tuple(axis for axis, root in enumerate(self.roots) if root is not None)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise unless this may be the P of a leaf of ``shape``."""
         _check_axes("roots", self.roots, shape)
 
     def tree_flatten(self) -> tuple[Any, None]:
@@ -74,7 +71,7 @@ class Kronecker:
 
 
 @jax.tree_util.register_pytree_node_class
-class Rotated:
+class Rotated(Axiswise):
     r"""A preconditioner that is diagonal in a basis of its own, as that of SOAP or of the eigenvectors of K-FAC.
 
     .. math::
@@ -103,11 +100,9 @@ class Rotated:
     """
 
     def __init__(self, bases: tuple[Array | None, ...], p: Array):
-        for axis, basis in enumerate(bases):
-            _check_square("basis", axis, basis)
         if jnp.iscomplexobj(p):
             raise TypeError(f"p of Rotated must be real, got {jnp.result_type(p)}.")
-        self.bases, self.p = tuple(bases), p
+        self.bases, self.p = tuple(_square("basis", axis, basis) for axis, basis in enumerate(bases)), p
 
     def root(self, xi: Array) -> Array:
         self.check(jnp.shape(xi))
@@ -143,14 +138,16 @@ def along(matrix: Array, x: Array, axis: int) -> Array:
     return placed_like(jnp.moveaxis(turned.reshape(moved.shape), -1, axis), x)
 
 
-def _check_square(name: str, axis: int, matrix: Any) -> None:
+def _square(name: str, axis: int, matrix: Any) -> Any:
     if matrix is None:
-        return
+        return None
+    matrix = matrix if hasattr(matrix, "shape") else np.asarray(matrix)
     shape = jnp.shape(matrix)
     if jnp.iscomplexobj(matrix):
         raise TypeError(f"the {name} of axis {axis} must be real, got {jnp.result_type(matrix)}.")
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"the {name} of axis {axis} must be square, (..., n, n), or None, got shape {shape}.")
+    return matrix
 
 
 def _check_axes(name: str, matrices: tuple[Any, ...], shape: tuple[int, ...]) -> None:
@@ -168,25 +165,3 @@ def _check_axes(name: str, matrices: tuple[Any, ...], shape: tuple[int, ...]) ->
                 f"{name} do not fit the leaf of shape {shape}: that of axis {axis} has shape {jnp.shape(matrix)}, "
                 f"where ({shape[axis]}, {shape[axis]}) belongs, or before that first axes of the leaf that have None."
             )
-
-
-def refreshed(due: jax.Array, refresh: Callable[[Any], Any], values: Any) -> Any:
-    """``refresh(values)`` if that is due, else ``values``.
-
-    A loop of one turn or none, and no `cond`: under `vmap` a cond becomes a choice between two values that are both
-    computed, so that chains would pay for eigenvectors in every step. Such a loop runs if it is due for one of them.
-    """
-
-    def turn(carry):
-        due, values = carry
-        return jnp.zeros_like(due), refresh(values)
-
-    return jax.lax.while_loop(lambda carry: carry[0], turn, (due, values))[1]
-
-
-def symmetric_power(matrix: Array, power: float, eps: Any) -> tuple[Array, Array]:
-    """(max(A, 0) + ε I)^power of symmetric matrices, and how many of their eigenvalues are below 0, by rounding."""
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
-    powers = (jnp.maximum(eigenvalues, 0) + eps) ** power
-    result = jnp.matmul(vectors * powers[..., None, :], jnp.swapaxes(vectors, -1, -2), precision="highest")
-    return result.astype(matrix.dtype), jnp.sum(eigenvalues < 0, dtype=jnp.int32)

@@ -112,11 +112,11 @@ def scaler(init: Any, step: Callable[..., Any]) -> optax.GradientTransformationE
     return optax.GradientTransformationExtraArgs(init, update_fn)
 
 
-def learning(count: jax.Array, freeze_after: Any) -> tuple[jax.Array, jax.Array]:
+def learning(count: Any, freeze_after: Any) -> tuple[Any, Any]:
     """Whether the statistics of step ``count`` enter P, and how many steps have entered it then."""
     if freeze_after is None:
-        return jnp.array(True), count + 1
-    return count < freeze_after, jnp.minimum(count + 1, freeze_after)
+        return jnp.array(True), optax.safe_increment(count)
+    return count < freeze_after, jnp.minimum(optax.safe_increment(count), freeze_after)
 
 
 def handing_on(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

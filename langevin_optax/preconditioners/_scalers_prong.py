@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from langevin_optax import _trees
-from langevin_optax._mesh import gathered, placed_like
+from langevin_optax import _checks, _trees
+from langevin_optax._mesh import gathered, placed_like, varying_like
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _operators, _publish
+from langevin_optax.preconditioners import _check, _decompositions, _diagonal, _layout, _operators, _publish
 
 
 class ProngState(NamedTuple):
-    """The state of :func:`scale_by_prong`; covariances and roots have a matrix for each kernel, and () elsewhere."""
+    """The state of :func:`scale_by_prong`. In each of the three trees a leaf that is no kernel has an empty matrix."""
 
     count: Any  # shape=(), dtype=int32
-    covariances: Any
-    roots: Any
+    covariances: Any  # for each kernel the sum of decay^age Σ
+    weights: Any  # scalars, the sum of decay^age, which divides it
+    roots: Any  # for each kernel (Σ̂ + εI)^(−1/2)
     clipped: jax.Array  # shape=(), dtype=int32: the eigenvalues that rounding left below 0, when roots were last taken
 
 
@@ -48,29 +49,29 @@ def scale_by_prong(
       u = P g, \qquad P = (\hat\Sigma + \epsilon I)^{-1} \otimes I, \qquad
       S\,\xi = (\hat\Sigma + \epsilon I)^{-1/2}\,\xi, \qquad \Sigma = E[\tilde h\tilde h^T],
 
-    of which this is a running average, divided by :math:`1 - decay^t`. It is plain gradient descent on the weights
+    of which this is a running average, without bias. It is plain gradient descent on the weights
     :math:`V = (\hat\Sigma + \epsilon I)^{1/2}\,(W, b)` of whitened inputs, where it comes near the natural gradient,
     with isotropic noise on V. (The published algorithm whitens centred inputs; here the 1 does that work.)
 
-    ``update`` takes ``input_covariances=``, from :func:`input_covariances`, in every step, for the running average; the
-    roots are taken every ``precondition_frequency`` steps from the first one on, before the update.
+    ``update`` takes ``input_covariances=``, from :func:`input_covariances`, in every step; roots are taken every
+    ``precondition_frequency`` steps from the first one on, before the update.
 
     Args:
       eps: :math:`\epsilon`, in units of the squared inputs. A direction without input has P = 1/eps.
       decay: of the running average.
       precondition_frequency: the steps between two roots.
       max_dimension: layers with more inputs than this keep P = 1.
-      like: covariances, or their shapes, of the layers that there will be. Without it a layer is every ``kernel`` of
-        two axes, or of four and more, with its ``bias``. A kernel of three axes is an attention's or a convolution's:
-        for it pass the covariances themselves.
+      like: covariances, or ``jax.ShapeDtypeStruct`` of their shapes, of the layers that there will be. Without it a
+        layer is every ``kernel`` of two axes, or of four and more, with its ``bias``. A kernel of three axes is an
+        attention's or a convolution's: for it pass the covariances themselves.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with the state ``ProngState(count, covariances, roots, clipped)``.
       Leaves of which there are no covariances (norms, embeddings) have P = 1; a warning names them.
 
     Raises:
-      ValueError: at the update, without ``input_covariances=``, or for those of another model.
-      TypeError: if they are no dict.
+      ValueError: at the update, without ``input_covariances=``, or for those of another model or not finite.
+      TypeError: if they are no dict, and for complex or integer leaves.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flax.linen as nn
@@ -90,52 +91,56 @@ def scale_by_prong(
     """
     every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
     most = _layout.check_whole("max_dimension", max_dimension, 1)
+    _checks.check_positive("eps", eps)
+    _checks.check_decay("decay", decay)
 
     def init_fn(params):
-        treedef: Any = jax.tree.structure(params)
-        inputs, dtypes = _inputs(params, most, like), [_diagonal.wide(p).dtype for p in jax.tree.leaves(params)]
+        leaves, treedef = _real_leaves(params)
+        pairs = [(n, _diagonal.wide(p)) for n, p in zip(_inputs(params, most, like), leaves, strict=True)]
         return ProngState(
             count=jnp.zeros([], jnp.int32),
-            covariances=treedef.unflatten(
-                [jnp.zeros((n, n), dtype) if n else () for n, dtype in zip(inputs, dtypes, strict=True)]
-            ),
-            roots=treedef.unflatten(
-                [jnp.eye(n, dtype=dtype) if n else () for n, dtype in zip(inputs, dtypes, strict=True)]
-            ),
-            clipped=jnp.zeros([], jnp.int32),
+            covariances=treedef.unflatten([varying_like(jnp.zeros((n, n), p.dtype), p) for n, p in pairs]),
+            weights=treedef.unflatten([varying_like(jnp.zeros([], p.dtype), p) for _, p in pairs]),
+            roots=treedef.unflatten([varying_like(jnp.eye(n, dtype=p.dtype), p) for n, p in pairs]),
+            clipped=varying_like(jnp.zeros([], jnp.int32), leaves),
         )
 
     def step(updates, state, freeze_after, input_covariances=None, **extra_args):
         del extra_args
-        treedef: Any = jax.tree.structure(updates)
-        covariances, roots = treedef.flatten_up_to(state.covariances), treedef.flatten_up_to(state.roots)
+        leaves, treedef = _real_leaves(updates)
+        covariances, weights, roots = map(treedef.flatten_up_to, (state.covariances, state.weights, state.roots))
         given = _checked(input_covariances)
         layers = _layers(updates, given, covariances)
-        learns, t = _publish.learning(state.count, freeze_after)
+        learns, _ = _publish.learning(state.count, freeze_after)
         averages = {}
         for name, layer in layers.items():
-            old = covariances[layer.kernel]
-            new = jnp.where(learns, _diagonal.average(old, jnp.asarray(given[name], old.dtype), decay), old)
-            covariances[layer.kernel], averages[layer.kernel] = new, (new / (1 - decay**t)).astype(new.dtype)
-        taken, clipped = _matrices.refreshed(
+            i, new = layer.kernel, jnp.asarray(given[name], covariances[layer.kernel].dtype)
+            counts = learns & jnp.isfinite(new).all()
+            covariances[i] = jnp.where(counts, _diagonal.average(covariances[i], new, decay), covariances[i])
+            weights[i] = jnp.where(counts, _diagonal.average(weights[i], jnp.ones_like(weights[i]), decay), weights[i])
+            averages[i] = covariances[i] / jnp.where(weights[i] == 0, 1, weights[i])
+        taken, clipped = _decompositions.refreshed(
             learns & (state.count % every == 0),
-            lambda old: _roots(averages, eps),
-            ({kernel: roots[kernel] for kernel in averages}, state.clipped),
+            lambda old, averages: _roots(averages, eps),
+            ({i: roots[i] for i in averages}, state.clipped),
+            averages,
         )
-        momenta = [_diagonal.wide(g) for g in jax.tree.leaves(updates)]
-        preconditioner: list[Any] = [1.0] * len(momenta)
+        preconditioner: list[Any] = [1.0] * len(leaves)
         for layer in layers.values():
-            roots[layer.kernel] = taken[layer.kernel]
+            # Until its first covariance has come, and its root is taken, a layer keeps P = 1.
+            root = jnp.where(weights[layer.kernel] == 0, roots[layer.kernel], taken[layer.kernel])
+            roots[layer.kernel] = root
             places = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
-            for place, part in zip(places, _operators.parts(_Layerwise(taken[layer.kernel]), places), strict=True):
+            for place, part in zip(places, _operators.parts(_Layerwise(root), places), strict=True):
                 preconditioner[place] = part
         new_state = ProngState(
             count=optax.safe_increment(state.count),
             covariances=treedef.unflatten(covariances),
+            weights=treedef.unflatten(weights),
             roots=treedef.unflatten(roots),
             clipped=clipped,
         )
-        return momenta, preconditioner, new_state
+        return [_diagonal.wide(g) for g in leaves], preconditioner, new_state
 
     return _publish.scaler(init_fn, step)
 
@@ -159,9 +164,16 @@ class _Layerwise:
 def _roots(averages: dict[int, jax.Array], eps: ArrayLike) -> Any:
     roots, clipped = {}, jnp.zeros([], jnp.int32)
     for kernel, average in averages.items():
-        roots[kernel], below = _matrices.symmetric_power(average, -0.5, eps)
+        roots[kernel], below = _decompositions.symmetric_power(average, -0.5, eps)
         clipped += below
     return roots, clipped
+
+
+def _real_leaves(tree: Any) -> tuple[list[Any], Any]:
+    names, leaves, treedef = _trees.flatten(tree)
+    for name, leaf in zip(names, leaves, strict=True):
+        _layout.check_real(name, leaf)
+    return leaves, treedef
 
 
 def _leaves(tree: Any) -> tuple[dict[str, dict[str, int]], list[Any]]:
@@ -178,12 +190,17 @@ def _inputs(params: Any, most: int, like: Mapping[str, Any] | None) -> list[int]
     """For each leaf, if it is the kernel of a layer, the number of inputs, with the 1 for the bias; else 0."""
     layers, leaves = _leaves(params)
     inputs = [0] * len(leaves)
+    unknown = [name for name in like or {} if "kernel" not in layers.get(name, {})]
+    if unknown and not _trees.has_masked(params):
+        raise ValueError(f"like has layers {unknown}, where the parameters have no kernel. They have {sorted(layers)}.")
     for name, places in layers.items():
         if (kernel := places.get("kernel")) is None:
             continue
         shape, n = jnp.shape(leaves[kernel]), 0
         if like is not None and name in like:
-            n = jnp.shape(like[name])[0]
+            if not hasattr(like[name], "shape"):
+                raise TypeError(f"like must hold arrays or jax.ShapeDtypeStruct, got {like[name]!r} for {name!r}.")
+            n = like[name].shape[0]
         elif like is None and len(shape) >= 2 and len(shape) != 3:
             n = math.prod(shape[:-1]) + ("bias" in places)
         inputs[kernel] = n if n <= most else 0
@@ -201,7 +218,7 @@ def _checked(covariances: Any) -> dict[str, Any]:
             f"input_covariances must be a dict from the paths of layers to matrices, got {type(covariances).__name__}."
         )
     for name, matrix in covariances.items():
-        if not isinstance(matrix, jax.core.Tracer) and not np.all(np.isfinite(np.asarray(matrix, np.float64))):
+        if not _check.holds(jnp.isfinite, matrix):
             raise ValueError(f"the input covariance of {name!r} is not finite.")
     return dict(covariances)
 
@@ -212,21 +229,22 @@ def _layers(updates: Any, given: dict[str, Any], covariances: list[Any]) -> dict
     layers: dict[str, _Layer] = {}
     for name, matrix in given.items():
         if name not in found or "kernel" not in found[name]:
-            if _layout.has_masked(updates):
+            if _trees.has_masked(updates):
                 continue
             raise ValueError(
                 f"input_covariances has a layer {name!r}, where the updates have no kernel. They have {sorted(found)}: "
                 "are these the covariances of another model?"
             )
         kernel, bias = found[name]["kernel"], found[name].get("bias")
-        if isinstance(covariances[kernel], tuple):  # a layer that keeps P = 1
+        if not covariances[kernel].size:  # a layer that keeps P = 1
             continue
         shape, expected = jnp.shape(matrix), jnp.shape(covariances[kernel])
         if shape != expected or shape[0] - (bias is not None) not in np.cumprod(jnp.shape(leaves[kernel])):
             raise ValueError(
-                f"the input covariance of {name!r} has shape {shape}, where the state has {expected}, and its "
+                f"the input covariance of {name!r} has shape {shape}, the state has {expected}, and the "
                 f"kernel {jnp.shape(leaves[kernel])}. For an attention's kernel, or a convolution's of three axes, "
-                "pass like= to prong; else, are these the covariances of another model?"
+                "pass like= to prong; else, are these the covariances of another model? (Or does "
+                "optax.masked hide the bias from prong?)"
             )
         layers[name] = _Layer(kernel, bias)
     taken = {i for layer in layers.values() for i in (layer.kernel, layer.bias)}

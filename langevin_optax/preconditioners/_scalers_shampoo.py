@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from langevin_optax import _checks
+from langevin_optax._mesh import varying_like
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _operators, _publish
+from langevin_optax.preconditioners import _decompositions, _diagonal, _layout, _matrices, _operators, _publish
 from langevin_optax.preconditioners._layout import Layout
 
 
 class ShampooState(NamedTuple):
-    """The state of :func:`scale_by_shampoo`. In statistics and roots an entry is a tuple, of an array per axis."""
+    """The state of :func:`scale_by_shampoo`. Statistics and roots have, for each leaf, those of its axes, raveled."""
 
     count: Any  # shape=(), dtype=int32
     mu: Any  # like the parameters, float32 at least
@@ -82,22 +84,25 @@ def scale_by_shampoo(
         _layout.check_whole("max_dimension", max_dimension, 1),
         _layout.check_whole("merge_dimension", merge_dimension, 0),
     )
+    _layout.check_scanned(scanned)
+    _checks.check_decay("b1", b1)
+    _checks.check_decay("b2", b2, one=True)
+    _checks.check_positive("eps", eps)
 
     def init_fn(params):
         treedef: Any = jax.tree.structure(params)
         layouts = _layout.layouts(params, *sizes, scanned)
-        mu = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
-
-        def statistics(layout, dtype):
-            return tuple(jnp.zeros(_shape(layout, axis), dtype) for axis in layout.coupled)
-
-        zeros = [statistics(layout, m.dtype) for layout, m in zip(layouts, jax.tree.leaves(mu), strict=True)]
+        leaves = [_diagonal.wide(p) for p in jax.tree.leaves(params)]
+        statistics = [
+            varying_like(layout.pack(_squares(layout, jnp.zeros(layout.shape, p.dtype)), p.dtype), p)
+            for layout, p in zip(layouts, leaves, strict=True)
+        ]
         return ShampooState(
             count=jnp.zeros([], jnp.int32),
-            mu=mu,
-            statistics=treedef.unflatten(zeros),
-            roots=treedef.unflatten(jax.tree.map(jnp.copy, zeros)),
-            clipped=jnp.zeros([], jnp.int32),
+            mu=treedef.unflatten(map(jnp.zeros_like, leaves)),
+            statistics=treedef.unflatten(statistics),
+            roots=treedef.unflatten(map(jnp.copy, statistics)),
+            clipped=varying_like(jnp.zeros([], jnp.int32), leaves),
         )
 
     def step(updates, state, freeze_after, **extra_args):
@@ -106,22 +111,30 @@ def scale_by_shampoo(
         layouts = _layout.layouts(updates, *sizes, scanned)
         gs = [_diagonal.wide(g) for g in treedef.flatten_up_to(updates)]
         statistics, roots = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.roots)
-        learns, t = _publish.learning(state.count, freeze_after)
+        learns, learned = _publish.learning(state.count, freeze_after)
+
+        def learn(statistics, gs):
+            squares = [
+                layout.pack(_squares(layout, layout.inward(g)), g.dtype) for layout, g in zip(layouts, gs, strict=True)
+            ]
+            sums = [s + square for s, square in zip(statistics, squares, strict=True)]
+            averages = [_diagonal.average_of_finite(*pair, b2) for pair in zip(statistics, squares, strict=True)]
+            return [jnp.where(b2 == 1, *both) for both in zip(sums, averages, strict=True)]
+
+        if freeze_after is None:
+            statistics = learn(statistics, gs)
+        else:
+            statistics = _decompositions.refreshed(learns, learn, statistics, gs)
+        correction = jnp.where(b2 == 1, 1, 1 - b2**learned)
+        roots, clipped = _decompositions.refreshed(
+            learns & (state.count % every == 0),
+            lambda old, statistics: _roots(layouts, statistics, correction, eps),
+            (roots, state.clipped),
+            statistics,
+        )
 
         mus = [_diagonal.average(mu, g, b1) for mu, g in zip(treedef.flatten_up_to(state.mu), gs, strict=True)]
-        weight = jnp.where(b2 == 1, 1, 1 - b2)
-        for i, (layout, g) in enumerate(zip(layouts, gs, strict=True)):
-            statistics[i] = tuple(
-                jnp.where(learns, b2 * s + weight * new, s).astype(s.dtype)
-                for s, new in zip(statistics[i], _squares(layout, layout.inward(g)), strict=True)
-            )
-        correction = jnp.where(b2 == 1, 1, 1 - b2**t)
-        roots, clipped = _matrices.refreshed(
-            learns & (state.count % every == 0),
-            lambda old: _roots(layouts, statistics, correction, eps),
-            (roots, state.clipped),
-        )
-        debias = 1 - b1 ** (state.count + 1)
+        debias = 1 - b1 ** optax.safe_increment(state.count)
         momenta = [(mu / debias).astype(mu.dtype) for mu in mus]
         new_state = ShampooState(
             count=optax.safe_increment(state.count),
@@ -133,11 +146,6 @@ def scale_by_shampoo(
         return momenta, [_preconditioner(layout, r) for layout, r in zip(layouts, roots, strict=True)], new_state
 
     return _publish.scaler(init_fn, step)
-
-
-def _shape(layout: Layout, axis: int) -> tuple[int, ...]:
-    matrices = layout.matrices(layout.shape[axis])
-    return matrices if axis in layout.axes else matrices[:-1]
 
 
 def _squares(layout: Layout, g: jax.Array) -> list[jax.Array]:
@@ -152,31 +160,33 @@ def _squares(layout: Layout, g: jax.Array) -> list[jax.Array]:
 def _roots(layouts: list[Layout], statistics: Any, correction: jax.Array, eps: ArrayLike) -> Any:
     """(s/correction + ε)^(−1/4k) of all statistics, and how many eigenvalues were below 0."""
     roots, clipped = [], jnp.zeros([], jnp.int32)
-    for layout, of_leaf in zip(layouts, statistics, strict=True):
+    for layout, packed in zip(layouts, statistics, strict=True):
         power = -1 / (4 * len(layout.coupled))
         new = []
-        for axis, s in zip(layout.coupled, of_leaf, strict=True):
-            s = s / correction.astype(s.dtype)
+        for axis, s in zip(
+            layout.coupled, layout.unpack(packed / correction.astype(packed.dtype), layout.coupled), strict=True
+        ):
             if axis in layout.axes:
-                root, below = _matrices.symmetric_power(s, power, eps)
+                root, below = _decompositions.symmetric_power(s, power, eps)
                 new.append(root)
                 clipped += below
             else:
                 new.append(((s + eps) ** power).astype(s.dtype))
-        roots.append(tuple(new))
+        roots.append(layout.pack(new, packed.dtype))
     return roots, clipped
 
 
-def _preconditioner(layout: Layout, roots: Any) -> Any:
+def _preconditioner(layout: Layout, packed: jax.Array) -> Any:
     d: Any = 1.0
-    for axis, root in zip(layout.coupled, roots, strict=True):
-        if axis not in layout.axes:
+    matrices = []
+    for axis, root in zip(layout.coupled, layout.unpack(packed, layout.coupled), strict=True):
+        if axis in layout.axes:
+            matrices.append(root)
+        else:
             front = layout.shape[: layout.coupled.start]
-            d *= jnp.square(root).reshape(
-                *front, *(n if a == axis else 1 for a, n in enumerate(layout.shape) if a in layout.coupled)
-            )
+            rest = [n if a == axis else 1 for a, n in enumerate(layout.shape) if a in layout.coupled]
+            d *= jnp.square(root).reshape(*front, *rest)
     if not layout.axes:
         return layout.outward(jnp.broadcast_to(d, layout.shape))
-    matrices = [root for axis, root in zip(layout.coupled, roots, strict=True) if axis in layout.axes]
     p = _matrices.Kronecker(*layout.along_axes(matrices))
     return layout.outer_operator(_operators.product(d, p, layout.shape))

@@ -1,5 +1,6 @@
 """SOAP: Adam in the eigenbases of Shampoo, which publishes its P."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from langevin_optax._mesh import placed_like
+from langevin_optax import _checks
+from langevin_optax._mesh import placed_like, varying_like
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _diagonal, _layout, _matrices, _publish
+from langevin_optax.preconditioners import _decompositions, _diagonal, _layout, _matrices, _publish
 from langevin_optax.preconditioners._layout import Layout
 
 
 class SoapState(NamedTuple):
-    """The state of :func:`scale_by_soap`. In the last two a leaf's entry is a tuple, of a matrix per rotated axis."""
+    """The state of :func:`scale_by_soap`. The last two have, for each leaf, the matrices of its axes, raveled."""
 
     count: Any  # shape=(), dtype=int32
     mu: Any  # like the parameters, float32 at least
@@ -76,8 +78,8 @@ def scale_by_soap(
       >>> tx = optax.chain(lgv.scale_by_soap(), noise, optax.scale_by_learning_rate(3e-3))
       >>> params = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
       >>> updates, state = tx.update(params, tx.init(params), params)
-      >>> [q.shape for q in state[0].bases["kernel"]]
-      [(4, 4), (3, 3)]
+      >>> state[0].bases["kernel"].shape  # a matrix of 4 × 4 and one of 3 × 3
+      (25,)
 
     References:
       Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam <https://arxiv.org/abs/2409.11321>`_, 2024.
@@ -87,117 +89,119 @@ def scale_by_soap(
         _layout.check_whole("max_dimension", max_dimension, 1),
         _layout.check_whole("merge_dimension", merge_dimension, 0),
     )
+    _layout.check_scanned(scanned)
+    _checks.check_decay("b1", b1)
+    _checks.check_decay("b2", b2)
 
     def init_fn(params):
         treedef: Any = jax.tree.structure(params)
         layouts = _layout.layouts(params, *sizes, scanned)
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, dtype=_diagonal.wide(p).dtype), params)
-        shapes = [[layout.matrices(layout.shape[axis]) for axis in layout.axes] for layout in layouts]
-        dtypes = [z.dtype for z in jax.tree.leaves(zeros)]
-
-        def matrices(make):
-            return treedef.unflatten(
-                [tuple(make(shape, dtype) for shape in of_leaf) for of_leaf, dtype in zip(shapes, dtypes, strict=True)]
-            )
-
+        leaves = [_diagonal.wide(p) for p in jax.tree.leaves(params)]
+        bases = [
+            varying_like(layout.pack([_identities(layout, axis, p.dtype) for axis in layout.axes], p.dtype), p)
+            for layout, p in zip(layouts, leaves, strict=True)
+        ]
         return SoapState(
             count=jnp.zeros([], jnp.int32),
-            mu=zeros,
-            nu=jax.tree.map(jnp.copy, zeros),
-            statistics=matrices(jnp.zeros),
-            bases=matrices(_identities),
+            mu=treedef.unflatten(map(jnp.zeros_like, leaves)),
+            nu=treedef.unflatten(map(jnp.zeros_like, leaves)),
+            statistics=treedef.unflatten(map(jnp.zeros_like, bases)),
+            bases=treedef.unflatten(bases),
         )
 
     def step(updates, state, freeze_after, **extra_args):
         del extra_args
-        treedef: Any = jax.tree.structure(updates)
-        layouts = _layout.layouts(updates, *sizes, scanned)
-        gs = [
-            layout.inward(_diagonal.wide(g)) for layout, g in zip(layouts, treedef.flatten_up_to(updates), strict=True)
-        ]
-        mus, nus = (
-            [layout.inward(x) for layout, x in zip(layouts, treedef.flatten_up_to(tree), strict=True)]
-            for tree in (state.mu, state.nu)
-        )
-        statistics, bases = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.bases)
-
         if isinstance(freeze_after, int) and freeze_after < 2:
             raise ValueError(
                 f"SOAP has its first P in its second step: freeze it after 2 steps at least, got {freeze_after}."
             )
+        treedef: Any = jax.tree.structure(updates)
+        layouts = _layout.layouts(updates, *sizes, scanned)
+        gs, mus, nus = (
+            [layout.inward(_diagonal.wide(x)) for layout, x in zip(layouts, treedef.flatten_up_to(tree), strict=True)]
+            for tree in (updates, state.mu, state.nu)
+        )
+        statistics, bases = treedef.flatten_up_to(state.statistics), treedef.flatten_up_to(state.bases)
         count, first = state.count, state.count == 0
-        learns, t_nu = _publish.learning(count, freeze_after)
-        t = jnp.maximum(count, 1)
-        t_nu = jnp.maximum(t_nu - 1, 1)  # the first step is none of ν's
+        learns, learned = _publish.learning(count, freeze_after)
+
+        def learn(values, gs, bases):
+            nus, statistics = values
+            for i, (layout, g) in enumerate(zip(layouts, gs, strict=True)):
+                square = jnp.square(_turned(layout, bases[i], g))
+                nus[i] = jnp.where(first, nus[i], _diagonal.average(nus[i], square, b2))
+                products = layout.pack([_layout.outer_product(g, axis, layout) for axis in layout.axes], g.dtype)
+                statistics[i] = _diagonal.average_of_finite(statistics[i], products, b2)
+            return nus, statistics
+
+        if freeze_after is None:
+            nus, statistics = learn((nus, statistics), gs, bases)
+        else:
+            nus, statistics = _decompositions.refreshed(learns, learn, (nus, statistics), gs, bases)
+
+        t, t_nu = jnp.maximum(count, 1), jnp.maximum(learned - 1, 1)  # the first step is none of ν's, nor of μ's
         momenta, preconditioner = [], []
         for i, (layout, g) in enumerate(zip(layouts, gs, strict=True)):
             mus[i] = jnp.where(first, mus[i], _diagonal.average(mus[i], g, b1))
-            square = jnp.square(_turned(layout, [jnp.swapaxes(q, -1, -2) for q in bases[i]], g))
-            nus[i] = jnp.where(first | ~learns, nus[i], _diagonal.average(nus[i], square, b2))
-            statistics[i] = tuple(
-                jnp.where(learns, _diagonal.average(s, _layout.outer_product(g, axis, layout), b2), s)
-                for axis, s in zip(layout.axes, statistics[i], strict=True)
-            )
             p = jnp.where(first, 0, jnp.sqrt(1 - b2**t_nu) / (jnp.sqrt(nus[i]) + eps)).astype(g.dtype)
             momenta.append(layout.outward((mus[i] / (1 - b1**t)).astype(g.dtype)))
-            preconditioner.append(
-                layout.outer_operator(_matrices.Rotated(layout.along_axes(bases[i]), p))
-                if layout.axes
-                else layout.outward(p)
-            )
+            rotated = _matrices.Rotated(layout.along_axes(layout.unpack(bases[i], layout.axes)), p)
+            preconditioner.append(layout.outer_operator(rotated) if layout.axes else layout.outward(p))
 
-        bases = _matrices.refreshed(first, lambda bases: _eigenvectors(statistics), bases)
-        nus, bases = _matrices.refreshed(
-            ~first & learns & (count % every == 0),
-            lambda both: _power_iteration(layouts, statistics, *both),
-            (nus, bases),
-        )
+        bases = _decompositions.refreshed(first, functools.partial(_eigenvectors, layouts), bases, statistics)
+        due = ~first & learns & (count % every == 0)
+        turn = functools.partial(_power_iteration, layouts)
+        nus, bases = _decompositions.refreshed(due, turn, (nus, bases), statistics)
 
         def tree(xs, old):
             pairs = zip(layouts, xs, treedef.flatten_up_to(old), strict=True)
             return treedef.unflatten([placed_like(layout.outward(x), before) for layout, x, before in pairs])
 
-        return (
-            momenta,
-            preconditioner,
-            SoapState(
-                count=optax.safe_increment(count),
-                mu=tree(mus, state.mu),
-                nu=tree(nus, state.nu),
-                statistics=treedef.unflatten(statistics),
-                bases=treedef.unflatten(bases),
-            ),
+        new_state = SoapState(
+            count=optax.safe_increment(count),
+            mu=tree(mus, state.mu),
+            nu=tree(nus, state.nu),
+            statistics=treedef.unflatten(statistics),
+            bases=treedef.unflatten(bases),
         )
+        return momenta, preconditioner, new_state
 
     return _publish.scaler(init_fn, step)
 
 
-def _identities(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    return jnp.broadcast_to(jnp.eye(shape[-1], dtype=dtype), shape)
+def _identities(layout: Layout, axis: int, dtype: Any) -> jax.Array:
+    n = layout.shape[axis]
+    return jnp.broadcast_to(jnp.eye(n, dtype=dtype), (*layout.shape[: layout.coupled.start], n, n))
 
 
-def _turned(layout: Layout, matrices: Any, x: jax.Array) -> jax.Array:
+def _turned(layout: Layout, bases: jax.Array, x: jax.Array) -> jax.Array:
+    """``x`` in these bases."""
+    matrices = [jnp.swapaxes(q, -1, -2) for q in layout.unpack(bases, layout.axes)]
     return _matrices.Kronecker(*layout.along_axes(matrices)).root(x)
 
 
-def _eigenvectors(statistics: list[Any]) -> list[Any]:
+def _eigenvectors(layouts: list[Layout], bases: list[jax.Array], statistics: list[jax.Array]) -> list[jax.Array]:
     def vectors(s):
-        return jnp.linalg.eigh(s + 1e-30 * jnp.eye(s.shape[-1], dtype=s.dtype))[1][..., ::-1]
+        return _decompositions.eigh(s)[1][..., ::-1]
 
-    return jax.tree.map(vectors, statistics)
+    return [
+        layout.pack([vectors(s) for s in layout.unpack(packed, layout.axes)], packed.dtype)
+        for layout, packed in zip(layouts, statistics, strict=True)
+    ]
 
 
-def _power_iteration(layouts: list[Layout], statistics: list[Any], nus: list[Any], bases: list[Any]) -> Any:
+def _power_iteration(layouts: list[Layout], both: Any, statistics: list[jax.Array]) -> Any:
     """One step of orthogonal iteration; first the columns, and ν with them, go by falling eigenvalue."""
-    turned = []
+    nus, bases = both
     for i, layout in enumerate(layouts):
-        new = []
-        for axis, s, q in zip(layout.axes, statistics[i], bases[i], strict=True):
+        turned = []
+        pairs = zip(layout.unpack(statistics[i], layout.axes), layout.unpack(bases[i], layout.axes), strict=True)
+        for axis, (s, q) in zip(layout.axes, pairs, strict=True):
             eigenvalues = jnp.sum(q * jnp.matmul(s, q, precision="highest"), axis=-2)
             order = jnp.argsort(-eigenvalues, axis=-1, stable=True)
             places = [n if a in (axis, *range(layout.coupled.start)) else 1 for a, n in enumerate(layout.shape)]
             nus[i] = jnp.take_along_axis(nus[i], order.reshape(places), axis=axis)
             q = jnp.take_along_axis(q, order[..., None, :], axis=-1)
-            new.append(jnp.linalg.qr(jnp.matmul(s, q, precision="highest"))[0])
-        turned.append(tuple(new))
-    return nus, turned
+            turned.append(_decompositions.orthogonal_factor(jnp.matmul(s, q, precision="highest")))
+        bases[i] = layout.pack(turned, bases[i].dtype)
+    return nus, bases

@@ -763,7 +763,16 @@ def test_scanned_must_name_layers(name):
     with pytest.raises(ValueError, match=r"scanned says axis 3 for \['blocks'\]\['w'\], whose shape is \(2, 3, 3\)"):
         make(scanned={"blocks": 3}).init({"blocks": {"w": jnp.ones((2, 3, 3))}})
     state = make(scanned={"blocks": -3}).init({"params": {"blocks": {"w": jnp.ones((2, 3, 3))}}})
-    assert [s.shape for s in state.statistics["params"]["blocks"]["w"]] == [(2, 3, 3), (2, 3, 3)]
+    assert state.statistics["params"]["blocks"]["w"].shape == (2, 9 + 9)
+    # Below what is hidden the names cannot be known; beside it they can.
+    hidden = {"blocks": optax.MaskedNode(), "head": jnp.ones((2, 2))}
+    make(scanned={"blocks": 0}).init(hidden)
+    with pytest.raises(ValueError, match=r"scanned names \['blokcs'\]"):
+        make(scanned={"blokcs": 0}).init(hidden)
+    with pytest.raises(ValueError, match="scanned has two paths"):
+        make(scanned={"blocks": 0, "blocks/w": 1}).init({"blocks": {"w": jnp.ones((2, 3, 3))}})
+    with pytest.raises(TypeError, match="scanned must be a dict"):
+        make(scanned=["blocks"])
 
 
 @every_matrix
@@ -789,7 +798,7 @@ def test_eigenvalues_below_zero_are_clipped_and_counted():
     tx = lgv.scale_by_shampoo(b1=0.5, b2=1.0, eps=1e-2, precondition_frequency=1)
     state = tx.init(params)
     left = jnp.diag(jnp.array([4.0, -5e-3, 0.0]))
-    state = state._replace(mu=params, statistics={"w": (left, *state.statistics["w"][1:])})
+    state = state._replace(mu=params, statistics={"w": jnp.append(left.ravel(), 0.0)})
     updates, state = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), state)
     np.testing.assert_allclose(updates["w"][:, 0], np.array([4.01, 0.01, 0.01]) ** -0.25 * 0.01**-0.25, rtol=1e-5)
     assert state.clipped == 1
