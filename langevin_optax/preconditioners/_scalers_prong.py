@@ -1,19 +1,16 @@
 """Natural neural networks: P from the covariances of the inputs of layers."""
 
-import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from langevin_optax import _checks, _trees
+from langevin_optax import _checks
 from langevin_optax._mesh import gathered, placed_like, varying_like
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _check, _decompositions, _diagonal, _layout, _operators, _publish
+from langevin_optax.preconditioners import _decompositions, _diagonal, _layerwise, _layout, _operators, _publish
 
 
 class ProngState(NamedTuple):
@@ -24,13 +21,6 @@ class ProngState(NamedTuple):
     weights: Any  # scalars, the sum of decay^age, which divides it
     roots: Any  # for each kernel (Σ̂ + εI)^(−1/2)
     clipped: jax.Array  # shape=(), dtype=int32: the eigenvalues that rounding left below 0, when roots were last taken
-
-
-class _Layer(NamedTuple):
-    """The places of a layer's leaves among all leaves."""
-
-    kernel: int
-    bias: int | None
 
 
 def scale_by_prong(
@@ -95,8 +85,8 @@ def scale_by_prong(
     _checks.check_decay("decay", decay)
 
     def init_fn(params):
-        leaves, treedef = _real_leaves(params)
-        pairs = [(n, _diagonal.wide(p)) for n, p in zip(_inputs(params, most, like), leaves, strict=True)]
+        leaves, treedef = _layerwise.real_leaves(params)
+        pairs = [(n, _diagonal.wide(p)) for n, p in zip(_layerwise.inputs_of(params, most, like), leaves, strict=True)]
         return ProngState(
             count=jnp.zeros([], jnp.int32),
             covariances=treedef.unflatten([varying_like(jnp.zeros((n, n), p.dtype), p) for n, p in pairs]),
@@ -107,10 +97,10 @@ def scale_by_prong(
 
     def step(updates, state, freeze_after, input_covariances=None, **extra_args):
         del extra_args
-        leaves, treedef = _real_leaves(updates)
+        leaves, treedef = _layerwise.real_leaves(updates)
         covariances, weights, roots = map(treedef.flatten_up_to, (state.covariances, state.weights, state.roots))
-        given = _checked(input_covariances)
-        layers = _layers(updates, given, covariances)
+        given = _layerwise.checked(input_covariances)
+        layers = _layerwise.layers_of(updates, given, covariances)
         learns, _ = _publish.learning(state.count, freeze_after)
         averages = {}
         for name, layer in layers.items():
@@ -131,7 +121,7 @@ def scale_by_prong(
             root = jnp.where(weights[layer.kernel] == 0, roots[layer.kernel], taken[layer.kernel])
             roots[layer.kernel] = root
             places = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
-            for place, part in zip(places, _operators.parts(_Layerwise(root), places), strict=True):
+            for place, part in zip(places, _operators.parts(Layerwise(root), places), strict=True):
                 preconditioner[place] = part
         new_state = ProngState(
             count=optax.safe_increment(state.count),
@@ -145,7 +135,7 @@ def scale_by_prong(
     return _publish.scaler(init_fn, step)
 
 
-class _Layerwise:
+class Layerwise:
     """P of a kernel and, if there is one, a bias: S ξ = A (ξ_W, ξ_b)."""
 
     def __init__(self, matrix: jax.Array):
@@ -167,90 +157,3 @@ def _roots(averages: dict[int, jax.Array], eps: ArrayLike) -> Any:
         roots[kernel], below = _decompositions.symmetric_power(average, -0.5, eps)
         clipped += below
     return roots, clipped
-
-
-def _real_leaves(tree: Any) -> tuple[list[Any], Any]:
-    names, leaves, treedef = _trees.flatten(tree)
-    for name, leaf in zip(names, leaves, strict=True):
-        _layout.check_real(name, leaf)
-    return leaves, treedef
-
-
-def _leaves(tree: Any) -> tuple[dict[str, dict[str, int]], list[Any]]:
-    """For each layer the places of its leaves by their names; and all leaves."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    layers: dict[str, dict[str, int]] = {}
-    for i, (path, _) in enumerate(paths):
-        *layer, leaf = _layout.layer_names(path, tree)
-        layers.setdefault("/".join(layer), {})[leaf] = i
-    return layers, [leaf for _, leaf in paths]
-
-
-def _inputs(params: Any, most: int, like: Mapping[str, Any] | None) -> list[int]:
-    """For each leaf, if it is the kernel of a layer, the number of inputs, with the 1 for the bias; else 0."""
-    layers, leaves = _leaves(params)
-    inputs = [0] * len(leaves)
-    unknown = [name for name in like or {} if "kernel" not in layers.get(name, {})]
-    if unknown and not _trees.has_masked(params):
-        raise ValueError(f"like has layers {unknown}, where the parameters have no kernel. They have {sorted(layers)}.")
-    for name, places in layers.items():
-        if (kernel := places.get("kernel")) is None:
-            continue
-        shape, n = jnp.shape(leaves[kernel]), 0
-        if like is not None and name in like:
-            if not hasattr(like[name], "shape"):
-                raise TypeError(f"like must hold arrays or jax.ShapeDtypeStruct, got {like[name]!r} for {name!r}.")
-            n = like[name].shape[0]
-        elif like is None and len(shape) >= 2 and len(shape) != 3:
-            n = math.prod(shape[:-1]) + ("bias" in places)
-        inputs[kernel] = n if n <= most else 0
-    return inputs
-
-
-def _checked(covariances: Any) -> dict[str, Any]:
-    if covariances is None:
-        raise ValueError(
-            "prong needs the covariances of the inputs of the layers in every update: pass input_covariances=, from "
-            "langevin_optax.input_covariances(model, variables, batch)."
-        )
-    if not isinstance(covariances, Mapping):
-        raise TypeError(
-            f"input_covariances must be a dict from the paths of layers to matrices, got {type(covariances).__name__}."
-        )
-    for name, matrix in covariances.items():
-        if not _check.holds(jnp.isfinite, matrix):
-            raise ValueError(f"the input covariance of {name!r} is not finite.")
-    return dict(covariances)
-
-
-def _layers(updates: Any, given: dict[str, Any], covariances: list[Any]) -> dict[str, _Layer]:
-    """The layers that have covariances; raises for those of another model, and warns of leaves that have none."""
-    found, leaves = _leaves(updates)
-    layers: dict[str, _Layer] = {}
-    for name, matrix in given.items():
-        if name not in found or "kernel" not in found[name]:
-            if _trees.has_masked(updates):
-                continue
-            raise ValueError(
-                f"input_covariances has a layer {name!r}, where the updates have no kernel. They have {sorted(found)}: "
-                "are these the covariances of another model?"
-            )
-        kernel, bias = found[name]["kernel"], found[name].get("bias")
-        if not covariances[kernel].size:  # a layer that keeps P = 1
-            continue
-        shape, expected = jnp.shape(matrix), jnp.shape(covariances[kernel])
-        if shape != expected or shape[0] - (bias is not None) not in np.cumprod(jnp.shape(leaves[kernel])):
-            raise ValueError(
-                f"the input covariance of {name!r} has shape {shape}, the state has {expected}, and the "
-                f"kernel {jnp.shape(leaves[kernel])}. For an attention's kernel, or a convolution's of three axes, "
-                "pass like= to prong; else, are these the covariances of another model? (Or does "
-                "optax.masked hide the bias from prong?)"
-            )
-        layers[name] = _Layer(kernel, bias)
-    taken = {i for layer in layers.values() for i in (layer.kernel, layer.bias)}
-    if bare := [name for i, name in enumerate(_trees.flatten(updates)[0]) if i not in taken]:
-        warnings.warn(
-            f"prong has no covariances for {', '.join(bare)}: there P = 1. (For a kernel of three axes pass like=.)",
-            stacklevel=2,
-        )
-    return layers
