@@ -47,7 +47,7 @@ def _given(tx: optax.GradientTransformationExtraArgs, covariances: Any) -> optax
 
 
 def matrices(sizes: Sizes) -> Iterator[Row]:
-    """Steps in place; of a refresh every k steps the cost is the first, and a k-th of the difference to the second."""
+    """Steps in place, without a refresh (A) and with one in each (B). One every k steps makes it A + (B − A)/k."""
     params = dense_layers()
     case = f"{len(params)} dense layers, {sum(p.size for p in jax.tree.leaves(params)):.1e} parameters"
     yield from step_times(f"{case}, no refresh", entries(params, NEVER), params, sizes.seconds)

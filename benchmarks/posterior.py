@@ -187,7 +187,8 @@ def _sample(problem: Problem, sampler: Sampler, steps: int, thin: int) -> Result
 def _root(scaler: optax.GradientTransformationExtraArgs, state: Any, problem: Problem) -> np.ndarray:
     """S of a frozen P, column by column: the noise for ξ = e_j."""
     leaves = [np.size(p) for p in jax.tree.leaves(problem.mode)]
-    offsets = dict(zip(leaves, np.cumsum([0, *leaves[:-1]]), strict=True))  # the leaves differ in size
+    offsets = dict(zip(leaves, np.cumsum([0, *leaves[:-1]]), strict=True))
+    assert len(offsets) == len(leaves), "leaves are told apart by their size"
 
     def noise(column):
         def unit(key, shape, dtype):
@@ -201,7 +202,7 @@ def _root(scaler: optax.GradientTransformationExtraArgs, state: Any, problem: Pr
         plain, _ = scaler.update(zero, state, input_covariances=problem.input_covariances)
         return ravel_pytree(jax.tree.map(jnp.subtract, noisy, plain))[0]
 
-    return np.stack([np.asarray(jax.jit(noise, static_argnums=0)(j), np.float64) for j in range(sum(leaves))], axis=1)
+    return np.asarray(jax.jit(jax.vmap(noise))(jnp.arange(sum(leaves))), np.float64).T
 
 
 def step_size(hessian: np.ndarray, p: np.ndarray, b1: float, temperature: float) -> float:

@@ -6,10 +6,12 @@ import math
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import contenders, measures, networks, report, sections, timing, trees
+import langevin_optax as lgv
+from benchmarks import contenders, matrices, measures, networks, posterior, report, sections, timing, trees
 from benchmarks.__main__ import main
 from tests.programs.drawn import figures
 
@@ -231,3 +233,56 @@ def test_compile_times_of_few_leaves():
     assert [row.contender for row in rows] == [c.name for c in entries]
     assert rows[0].ratio.median == 1
     assert all(row.value > 0 for row in rows)
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+def test_step_sizes_of_the_posterior_are_those_of_a_bias_of_5_percent(b1):
+    """Without momentum a variance of θ ← θ − γpaθ + √(2τγp)ξ is 1/(1 − γpa/2) times τ/a; with it, by its recursion."""
+    hessian, p, tau = np.diag([3.0, 0.1]), np.diag([0.5, 2.0]), 0.7
+    rate = posterior.step_size(hessian, p, b1, tau)
+    if not b1:
+        assert rate == pytest.approx(2 * (1 - 1 / 1.05) / 1.5, rel=1e-6)
+        return
+    errors = []
+    for a, q in ((3.0, 0.5), (0.1, 2.0)):  # curvature and P of one coordinate, from the sum of what all steps added
+        forward = np.array([[1 - rate * (1 - b1) * q * a, -rate * b1 * q], [(1 - b1) * a, b1]])
+        added, covariance = np.array([1.0, 0.0]) * np.sqrt(2 * tau * rate * q), 0.0
+        for _ in range(200_000):
+            covariance += added[0] ** 2
+            added = forward @ added
+        errors.append(covariance * a / tau - 1)
+    assert max(map(abs, errors)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_the_frozen_preconditioners_of_the_posterior_are_what_they_say():
+    """For PRONG the inverse of its input covariance, which on the quadratic is the Hessian."""
+    problem = posterior.quadratic(4, 2, 10.0)
+    root = posterior._root(*frozen(problem, lgv.scale_by_prong(eps=1e-4, precondition_frequency=1)), problem)
+    inverse = np.linalg.inv(problem.hessian + 1e-4 * np.eye(8))
+    np.testing.assert_allclose(root @ root.T, inverse, rtol=1e-3, atol=1e-4)
+
+
+def frozen(problem, scaler):
+    scaler = lgv.freeze_preconditioner(scaler, 1)
+    state = scaler.init(problem.mode)
+    gradient = jax.tree.map(jnp.ones_like, problem.mode)
+    return scaler, scaler.update(gradient, state, input_covariances=problem.input_covariances)[1]
+
+
+@pytest.mark.slow
+def test_effective_samples():
+    """A short run has every preconditioner, and PRONG far ahead on its own problem."""
+    rows = [
+        row for row in posterior.posterior(None, steps=2000) if row.measure.startswith("effective samples per 1000")
+    ]
+    values = {(row.case.split(",")[0], row.contender): row.value for row in rows}
+    assert len(values) == 12
+    assert values["quadratic", "PRONG"] > 50 * values["quadratic", "P = 1"]
+
+
+@pytest.mark.slow
+def test_every_optimiser_of_matrices_takes_a_step():
+    params = matrices.dense_layers(2, 4)
+    for contender in matrices.entries(params, 2):
+        after, _ = contender.step(contender.start(params), jax.tree.map(jnp.ones_like, params))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params), contender.name
