@@ -1,6 +1,7 @@
 """Every optimiser of the lecture notes, plain and Langevin: ``python -m examples.optimisers``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from examples import interrupts
-from examples.optimisers import pictures
+from examples.optimisers import pictures, train
 from examples.optimisers.methods import METHODS, Method
-from examples.optimisers.train import FALL, Result, initial, run
+from examples.optimisers.train import Result, initial, run
 from examples.presentation import Bar, as_markdown, as_text, rounded
 from examples.storage import StorageError, alone
 
 HEADING = (
-    *("Optimiser", "P", "Update", "Quadratic: γ", "plain", "Langevin", "variance along", "across"),
-    *("Deep: γ", "plain", "Langevin"),
+    *("Optimiser", "P", "Update", "Quadratic: γ", "L plain", "L Langevin", "Var. along", "Var. across"),
+    *("Deep: γ", "Loss plain", "Loss Langevin"),
 )
+TRAINED = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run() -> list[Result]:
     params = initial()
-    with Bar(total=len(METHODS)) as bar, ThreadPoolExecutor(max_workers=2) as threads:
+    # One more than cores: Python traces one program while XLA compiles others.
+    with Bar(total=len(METHODS)) as bar, ThreadPoolExecutor(max_workers=1 + (os.cpu_count() or 1)) as threads:
 
         def one(method: Method) -> Result:
             result = run(method, params)
@@ -44,36 +47,39 @@ def _run() -> list[Result]:
             bar.update(1)
             return result
 
-        return list(threads.map(one, METHODS))
+        return [*threads.map(one, reversed(METHODS))][::-1]  # the longest first
 
 
 def _row(r: Result) -> list[str]:
     first, last = r.method.quadratic
-    along, across = r.spread
-    deep = np.median(r.deep_losses[:, :, -1], axis=1)
     return [
         r.method.name,
         r.method.p,
         r.method.words,
         f"{first:g}" if first == last else f"{first:g} to {last:g}",
-        _loss(r.losses[0, FALL]),
-        _loss(r.losses[1:, r.losses.shape[1] // 2 :].mean()),
-        f"{along:.2f}",
-        f"{across:.2f}",
+        _loss(r.losses[0, min(train.FALL, train.STEPS - 1)]),
+        _loss(r.losses[1:, train.STEPS // 2 :].mean()),
+        *(f"{ratio:.2f}" for ratio in r.spread),
         f"{r.method.deep:g}",
-        *map(_loss, deep),
+        *map(_of_seeds, r.deep_losses[:, :, -1]),
     ]
 
 
+def _of_seeds(losses: np.ndarray) -> str:
+    """Their median, and how many trained."""
+    finite = np.nan_to_num(losses, nan=np.inf)
+    return f"{_loss(np.median(finite))}, {(finite < TRAINED).sum()}/{len(losses)}"
+
+
 def _loss(loss: float) -> str:
-    return f"{loss:.0e}" if loss < 1e-3 else rounded(loss, 2)
+    return f"{loss:.0e}" if 0 < loss < 1e-3 else rounded(loss, 2)
 
 
 def _parse(argv: Sequence[str] | None) -> Path:
     parser = argparse.ArgumentParser(
         prog="python -m examples.optimisers",
-        description="Run every optimiser of the lecture notes, plain and Langevin, on an ill-conditioned quadratic and on "
-        "a deep network, and draw their paths side by side.",
+        description="Run every optimiser of the lecture notes, plain and Langevin, on an ill-conditioned quadratic and "
+        "on a deep network, and draw their paths side by side.",
     )
     parser.add_argument(
         "--output",

@@ -13,29 +13,25 @@ from examples.presentation import FONTS, STYLES, finish, seeds
 
 PLAIN, LANGEVIN = STYLES[0][0], STYLES[1][0]
 COLUMNS, SHOWN = 4, 150  # of a path, the first steps
-LIMITS = (-4.9, 3.9), (-3.3, 2.3)
+LIMITS = (-4.9, 3.9), (-3.3, 2.4)
 
 
 def draw(results: Sequence[Result], output: Path) -> Path:
     rows = -(-len(results) // COLUMNS)
+    noisy, until = (f"{100 * share:.0f} %" for share in (train.NOISY_LAYERS, train.NOISY_STEPS))
     note = (
-        f"Above: a linear regression with two parameters, of curvatures 1 and 100, the first {SHOWN} steps from one start "
-        f"with one γ. The ellipse holds 86 % of exp(−L). Dots: {train.CHAINS} Langevin chains in the end; numbers: their "
-        "variance along the valley and across it, over that of exp(−L). Below: training loss against step of "
-        f"{train.DEPTH} ReLU layers on two moons, {seeds(train.SEEDS)}; the noise is on the first "
-        f"{train.NOISY_LAYERS:.0%} of the layers, and falls to 0 at {train.NOISY_STEPS:.0%} of the steps."
+        f"Above: a linear regression with two parameters, of curvatures 1 and 100; {SHOWN} steps from one start with "
+        f"one γ. The ellipse holds 86 % of exp(−L). Dots: {train.CHAINS} Langevin chains in the end; numbers: their "
+        "variance along the valley and across it, over that of exp(−L). Below: training loss against step, of "
+        f"{train.DEPTH} ReLU layers on two moons, {seeds(train.SEEDS)}; the noise is on the first {noisy} of the "
+        f"layers, and falls to 0 at {until} of the steps."
     )
     with plt.rc_context(FONTS):
-        figure, axes = plt.subplots(
-            2 * rows, COLUMNS, figsize=(13, 3.5 * rows + 1.3), gridspec_kw={"height_ratios": [2.4, 1] * rows}
-        )
-        for axis in axes[2 * (len(results) // COLUMNS) :, len(results) % COLUMNS :].flat if len(results) % COLUMNS else ():
-            axis.remove()
-        for i, result in enumerate(results):
-            row, column = divmod(i, COLUMNS)
-            _paths(axes[2 * row, column], result)
-            _losses(axes[2 * row + 1, column], result, first=column == 0)
-        title = "Every optimiser of the lecture, plain and Langevin"
+        figure, axes = plt.subplots(rows, COLUMNS, figsize=(13, 3.35 * rows + 1.2))
+        for i, (axis, result) in enumerate(zip(axes.flat, results, strict=False)):
+            _paths(axis, result)
+            _losses(axis.inset_axes((0, -0.49, 1, 0.42)), result, first=i % COLUMNS == 0)
+        title = "The optimisers of the lecture, Shampoo and SOAP: plain and Langevin"
         return finish(figure, title, note, output / "optimisers.png", legend_columns=4)
 
 
@@ -52,9 +48,9 @@ def _paths(axis: Any, result: Result) -> None:
     along, across = result.spread
     axis.set_title(result.method.name, fontweight="bold")
     corner = {"transform": axis.transAxes, "fontsize": 10}
-    axis.text(0.03, 0.96, f"P = {result.method.p}", va="top", **corner)
+    axis.text(0.03, 0.96, f"P = {result.method.p}" if result.method.p != "–" else "no P", va="top", **corner)
     axis.text(0.97, 0.04, f"× {along:.2f} along\n× {across:.2f} across", ha="right", **corner)
-    axis.set(xticks=[], yticks=[], aspect="equal", xlim=LIMITS[0], ylim=LIMITS[1])
+    axis.set(xticks=[], yticks=[], aspect="equal", anchor="N", xlim=LIMITS[0], ylim=LIMITS[1])
 
 
 def _placed(points: np.ndarray) -> np.ndarray:

@@ -72,7 +72,9 @@ def moons() -> Problem:
     return Problem(Deep(), jnp.asarray(x, jnp.float32), loss)
 
 
-def train(problem: Problem, tx: Any, params: Any, steps: int, keep: Callable[[Any], Any]) -> tuple[jax.Array, Any]:
+def train(
+    problem: Problem, tx: Any, params: Any, steps: int, keep: Callable[[Any], Any], whitens: bool
+) -> tuple[jax.Array, Any]:
     """The loss before each step, on all points, and what is kept of the parameters after it."""
 
     def loss_fn(params):
@@ -81,8 +83,8 @@ def train(problem: Problem, tx: Any, params: Any, steps: int, keep: Callable[[An
     def step(carry, _):
         params, state = carry
         loss, gradients = jax.value_and_grad(loss_fn)(params)
-        covariances = lgv.input_covariances(problem.model, params, problem.x)  # PRONG reads them; else XLA drops them
-        updates, state = tx.update(gradients, state, params, input_covariances=covariances)
+        inputs = {"input_covariances": lgv.input_covariances(problem.model, params, problem.x)} if whitens else {}
+        updates, state = tx.update(gradients, state, params, **inputs)
         params = optax.apply_updates(params, updates)
         return (params, state), (loss, keep(params))
 
@@ -97,7 +99,7 @@ def on_quadratic(method: Method) -> tuple[np.ndarray, np.ndarray]:
 
     def chain(sigma, key):
         tx = method.make(rate, sigma, key=key)
-        return train(problem, tx, params, STEPS, lambda params: params["kernel"][:, 0])
+        return train(problem, tx, params, STEPS, lambda params: params["kernel"][:, 0], method.whitens)
 
     sigmas = np.sqrt(2 * method.k) * (np.arange(1 + CHAINS) > 0)
     keys = jax.random.split(jax.random.key(0), 1 + CHAINS)
@@ -112,7 +114,7 @@ def on_deep_network(method: Method, params: Any) -> np.ndarray:
     def network(sigma, key, params):
         schedule = optax.linear_schedule(sigma, 0.0, int(NOISY_STEPS * DEEP_STEPS))
         tx = method.make(method.deep, schedule, key=key, mask=mask)
-        return train(problem, tx, params, DEEP_STEPS, lambda params: ())[0]
+        return train(problem, tx, params, DEEP_STEPS, lambda params: (), method.whitens)[0]
 
     both = jax.vmap(jax.vmap(network, (None, 0, 0)), (0, None, None))
     sigmas = jnp.array([0.0, SIGMA * np.sqrt(method.k)])
@@ -123,7 +125,7 @@ def initial() -> Any:
     """The parameters of the deep network, the seeds in front."""
     problem = moons()
     keys = jax.random.split(jax.random.key(0), SEEDS)
-    return jax.jit(jax.vmap(lambda key: problem.model.init(key, problem.x)["params"]))(keys)
+    return jax.vmap(lambda key: problem.model.init(key, problem.x)["params"])(keys)
 
 
 def run(method: Method, params: Any) -> Result:
