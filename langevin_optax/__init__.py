@@ -61,4 +61,6 @@ from langevin_optax.integrators._methods import lol as lol
 from langevin_optax.integrators._overdamped import overdamped_langevin as overdamped_langevin
 from langevin_optax.integrators._partitioned import partitioned as partitioned
 
+from langevin_optax import sampling as sampling
+
 __version__ = "0.1.0"

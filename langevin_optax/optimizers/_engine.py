@@ -77,7 +77,9 @@ def langevin(
     average the gradients drifts k times as far, and needs :math:`\sigma = \sqrt{2 k \tau}`: k = 1/(1 − β) for ``sgd``,
     ``rmsprop``, ``lars`` and ``novograd`` with momentum β, k = 1 + α for ``ademamix`` (once its slow average is full),
     k = 1/(1 − β₁) + α for ``simplified_ademamix``, k = α for ``optimistic_adam_v2`` and
-    ``optimistic_gradient_descent``, 1 for the others.
+    ``optimistic_gradient_descent``, 1 for the others. That is the law of small :math:`\gamma`: with a momentum of 0.9
+    the variance along a curvature a is 1.10, 1.29 and 1.95 times too large at :math:`\gamma a/(1 - \beta)` = 0.01, 0.03
+    and 0.1.
 
     Hazard. A coordinate whose gradient has always been 0 has the largest P, 1/ε for Adam, and with Optax's ε that is
     much (:math:`10^{15}` for ``adafactor``, :math:`10^8` for ``sophia`` wherever :math:`h \le 0`). What an alias clips

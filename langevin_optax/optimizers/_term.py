@@ -8,12 +8,52 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax import _checks, _trees
+from langevin_optax._mesh import manual_axes, number_of_shards, placed_like, sum_over_shards
 from langevin_optax._types import ArrayLike, Mask, ScalarOrSchedule
 from langevin_optax.layers import _where
 from langevin_optax.noise import _keys, _samplers
 from langevin_optax.noise._draw import noise_like
 from langevin_optax.noise._state import LangevinState
 from langevin_optax.preconditioners import _operators
+
+
+class Measured(NamedTuple):
+    """What a term added in one step: sums for each leaf, None where it added nothing, in units of the updates."""
+
+    updates: Any
+    leaves: list[Any]  # n, Σ|noise|², Σ|update|², the number of bounded coordinates, over the n with noise
+    sigma: jax.Array
+    learning_rate: jax.Array
+    unit: jax.Array | float  # of the updates, in units of the parameters
+
+
+@jax.tree_util.register_pytree_node_class
+class MeteredState(LangevinState):
+    """A LangevinState whose term is measured, and what ``meter(Measured, what it made before)`` made of the last step.
+
+    `langevin_optax.sampling` puts it in the place of a LangevinState for one update. What is measured goes with the
+    state, and so comes out of every ``jit``, ``cond`` and ``vmap`` that a wrapper has around the term.
+    """
+
+    measured: Any
+    meter: Callable[[Measured, Any], Any]
+
+    def __new__(cls, count: Any, key: Any, measured: Any, meter: Any) -> "MeteredState":
+        state = super().__new__(cls, count, key)
+        state.measured, state.meter = measured, meter
+        return state
+
+    @property
+    def plain(self) -> LangevinState:
+        return LangevinState(self.count, self.key)
+
+    def tree_flatten(self) -> Any:
+        return (self.count, self.key, self.measured), self.meter
+
+    @classmethod
+    def tree_unflatten(cls, meter: Any, children: Any) -> "MeteredState":
+        count, key, measured = children
+        return cls(count, key, measured, meter)
 
 
 class LangevinTerm(NamedTuple):
@@ -60,8 +100,26 @@ def langevin_term(
         p = preconditioner(selected)
         new_state = LangevinState(*_keys.advance(state.count, state.key, moves=not _checks.is_static_zero(sigma)))
         sigma_now = sigma(state.count) if callable(sigma) else sigma
+
+        def metered(p, noise, scale, limit):
+            _, leaves, treedef = _trees.flatten(updates)
+            columns = map(treedef.flatten_up_to, (where, p, noise))
+            rows = [
+                (u, None) if w is False else _add_and_measure(u, scale, p, xi, limit, None if w is True else w)
+                for u, w, p, xi in zip(leaves, *columns, strict=True)
+            ]
+            gamma = _checks.read("learning_rate", learning_rate, state.count)
+            level = _checks.read("sigma", sigma_now, state.count)
+            sums = Measured(updates, [row for _, row in rows], level, gamma, 1.0 if after_learning_rate else gamma)
+            measured = state.meter(sums, state.measured)
+            noisy = treedef.unflatten([u for u, _ in rows])
+            return noisy, MeteredState(new_state.count, new_state.key, measured, state.meter)
+
         if _checks.is_known_zero(sigma_now):  # the program is that of the plain optimiser, to the last rounding
-            return updates, new_state
+            if not isinstance(state, MeteredState):
+                return updates, new_state
+            nothing = jax.tree.map(lambda u: 0.0, updates)
+            return updates, metered(nothing, nothing, jnp.zeros([]), None)[1]
 
         gamma = _checks.read("learning_rate", learning_rate, state.count)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.
@@ -78,6 +136,8 @@ def langevin_term(
             noisy = _add_to_leaf(u, scale, p, xi, limit)
             return noisy if w is True else jnp.where(w, noisy, u)
 
+        if isinstance(state, MeteredState):
+            return metered(p, noise, scale, limit)
         return jax.tree.map(add, where, updates, p, noise), new_state
 
     return LangevinTerm(init_fn, add_fn)
@@ -101,10 +161,38 @@ def shape_noise(preconditioner: Any, noise: Any, updates: Any, limit: Any) -> tu
 def _add_to_leaf(u: Any, scale: jax.Array, p: Any, xi: jax.Array, limit: Any) -> jax.Array:
     """u + scale √P ξ, where that is not u + 0, in the dtype of ξ and cast once."""
     dtype = jnp.finfo(xi.dtype).dtype
-    scale = scale.astype(dtype)
-    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype)))
-    if limit is not None:
-        size = jnp.minimum(size, jnp.asarray(limit, dtype))
+    _, size = _sizes(scale, p, limit, dtype)
     size = size.astype(xi.dtype)
     noisy = (jnp.asarray(u, xi.dtype) + size * xi).astype(jnp.result_type(u))
     return jnp.where(size != 0, noisy, u)
+
+
+@jax.jit
+def _add_and_measure(u: Any, scale: jax.Array, p: Any, xi: Any, limit: Any, where: Any) -> tuple[Any, list[Any]]:
+    """The same where that is asked for, and the sums of `Measured`.
+
+    It looks at the noise in place of its size: what the sum and the measure share goes through memory.
+    """
+    xi = jnp.asarray(xi)
+    dtype = jnp.finfo(xi.dtype).dtype
+    size, bounded = _sizes(scale, p, limit, dtype)
+    noise = placed_like(jnp.broadcast_to(bounded.astype(xi.dtype) * xi, jnp.shape(u)), u)
+    noisy = jnp.where(noise != 0, (jnp.asarray(u, xi.dtype) + noise).astype(jnp.result_type(u)), u)
+
+    def total(x):
+        """Over the leaf; within `jax.shard_map` over all its shards."""
+        part = jnp.sum(jnp.broadcast_to(x, jnp.shape(u)), where=where, dtype=dtype).astype(float)
+        same = tuple(axis for axis in manual_axes(u) if axis not in manual_axes(part))
+        return sum_over_shards(part, manual_axes(part)) * number_of_shards(same)
+
+    n = jnp.size(u) * float(number_of_shards(manual_axes(u))) if where is None else total(jnp.ones([]))
+    squares = [total(jnp.square(jnp.abs(x).astype(dtype))) for x in (noise, u)]
+    sums = [n, *squares, 0.0 if limit is None else total(size > bounded)]
+    return noisy if where is None else jnp.where(where, noisy, u), sums
+
+
+def _sizes(scale: jax.Array, p: Any, limit: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """scale √P, without and with its bound."""
+    scale = scale.astype(dtype)
+    size = jnp.where(scale == 0, 0, scale * jnp.sqrt(jnp.asarray(p, dtype)))
+    return size, size if limit is None else jnp.minimum(size, jnp.asarray(limit, dtype))

@@ -17,7 +17,7 @@ PUBLIC = sorted(name for name in vars(lgv) if not name.startswith("_"))
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(lgv, name))]
 ARGUMENTS = ("step_size", "temperature", "key")
 README = (ROOT / "README.md").read_text()
-ROOMS = {"noise", "preconditioners", "optimizers", "layers", "integrators"}
+ROOMS = {"noise", "preconditioners", "optimizers", "layers", "integrators", "sampling"}
 STOCK_ARGUMENTS = {"identity", "trace", *(scaler.name for scaler in SCALERS)}
 
 

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "preconditioners": SHARED,
     "integrators": {*SHARED, "noise", "layers"},
     "optimizers": {*SHARED, "noise", "layers", "preconditioners"},
+    "sampling": {*SHARED, "noise", "layers", "preconditioners", "optimizers", "integrators"},
 }
 
 
