@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from langevin_optax import _checks, _trees
@@ -118,8 +119,8 @@ def langevin_term(
         if _checks.is_known_zero(sigma_now):  # the program is that of the plain optimiser, to the last rounding
             if not isinstance(state, MeteredState):
                 return updates, new_state
-            nothing = jax.tree.map(lambda u: 0.0, updates)
-            return updates, metered(nothing, nothing, jnp.zeros([]), None)[1]
+            nothing = jax.tree.map(lambda u: jnp.zeros([], np.promote_types(jnp.result_type(u), np.float32)), selected)
+            return updates, metered(jax.tree.map(jnp.real, nothing), nothing, jnp.zeros([]), None)[1]
 
         gamma = _checks.read("learning_rate", learning_rate, state.count)
         # γ = 0, as in a warm-up, is no noise rather than ∞ · 0.

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from langevin_optax.sampling._thermometers import leaves_like
 
@@ -70,5 +71,5 @@ def control_variate(gradient: Callable[..., Any], center: Any, full_gradient: An
 
 def _corrected(g: Any, g_0: Any, full: Any) -> jax.Array:
     dtype = jnp.result_type(g)
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = np.promote_types(dtype, np.float32)
     return (jnp.asarray(g, wide) + (jnp.asarray(full, wide) - jnp.asarray(g_0, wide))).astype(dtype)

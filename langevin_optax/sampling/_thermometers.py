@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from langevin_optax import _trees
 from langevin_optax._mesh import manual_axes, number_of_shards, sum_over_shards
@@ -53,7 +54,7 @@ def configurational_temperature(params: Any, grads: Any, center: Any = None) -> 
 
     References:
       Wenzel et al., `How Good is the Bayes Posterior in Deep Neural Networks Really?
-      <https://arxiv.org/abs/2002.02405>`_, 2020, section 4 (both thermometers, on samplers of networks); Leimkuhler and
+      <https://arxiv.org/abs/2002.02405>`_, 2020 (kinetic and configurational temperatures of networks); Leimkuhler and
       Matthews, *Molecular Dynamics*, 2015.
     """
     names, leaves, _ = _trees.flatten(params)
@@ -61,7 +62,7 @@ def configurational_temperature(params: Any, grads: Any, center: Any = None) -> 
     centers = [0.0] * len(leaves) if center is None else leaves_like(params, "center", center)
     total, n = jnp.zeros([]), 0.0
     for name, theta, g, theta_0 in zip(names, leaves, forces, centers, strict=True):
-        dtype = jnp.promote_types(jnp.result_type(theta), jnp.float32)
+        dtype = np.promote_types(jnp.result_type(theta), np.float32)
         if any(jnp.issubdtype(jnp.result_type(x), jnp.complexfloating) for x in (theta, g, theta_0)):
             raise TypeError(
                 f"configurational_temperature needs real leaves, got a complex one at {name}: pass real and imaginary "

@@ -302,6 +302,8 @@ def test_dtypes(dtype):
         assert updates["w"].dtype == dtype
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
         assert_metrics(metrics(after), 5 / math.sqrt(2000), noise=SIGMA * math.sqrt(GAMMA), update=GAMMA)
+        quiet = with_metrics(lgv.sgd(GAMMA, 0.0, 0))
+        assert_metrics(metrics(quiet.update(params, quiet.init(params))[1]), 1e-2, noise=0.0, update=GAMMA)
 
 
 def test_more_coordinates_than_an_int32_counts():
