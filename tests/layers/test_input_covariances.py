@@ -112,6 +112,7 @@ NNX_LAYERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [pytest.param(layer, id=layer.name) for layer in LAYERS])
 def test_the_moment_is_that_of_what_gives_the_outputs(layer, x64):
     x = jnp.asarray(normal(1, *layer.shape))
@@ -170,6 +171,7 @@ def in_loops(x, size, strides=(1, 1), dilation=(1, 1), pads=((0, 0), (0, 0)), mo
     return total / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("conv", "loops"),
     [
@@ -319,6 +321,7 @@ def test_several_calls_count_by_their_rows():
     assert covariances["Dense_0"][-1, -1] == 1
 
 
+@pytest.mark.slow
 def test_under_jit_vmap_and_on_sharded_batches(net):
     model, variables = net
     call = lambda variables, x: lgv.input_covariances(model, variables, x)
@@ -467,6 +470,7 @@ class Others(nn.Module):
         return nn.Dense(4)(x.astype(complex)).real
 
 
+@pytest.mark.slow
 def test_other_layers_have_no_entry():
     x = jnp.ones((2, 5, 4))
     with pytest.raises(ValueError, match="Others calls no dense or convolutional layer whose inputs can be seen"):

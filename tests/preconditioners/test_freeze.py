@@ -148,6 +148,7 @@ def test_bfloat16_gradients_keep_a_float32_p():
     np.testing.assert_allclose(np.float32(updates["w"]), (0.2 + EPS) ** -0.5, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "soap"])
 def test_a_frozen_scaler_in_a_chain_resumes_and_scans(name):
     """Saved before, at and behind the step it is frozen at; and as one scan."""
@@ -270,6 +271,7 @@ def test_the_strength_may_be_a_schedule():
     assert seen == [[2, -6], [1, -3], [0, 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [MATRIX, {"bias": 4.0, "kernel": 0.25}], ids=["matrix", "diagonal"])
 def test_the_noise_behind_a_pull_has_its_p(p):
     """It hands the mark on, also through an identity, so that the noise is that without the pull."""

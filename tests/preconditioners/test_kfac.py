@@ -182,6 +182,7 @@ MODES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", MODES)
 def test_the_covariance_is_p(kwargs):
     """S Sᵀ = P as full matrices: of kfac-jax, and by the published formulas."""
@@ -244,6 +245,7 @@ def deviation(draws, covariance):
     return (off / np.sqrt(1 + np.eye(len(off)))).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_noise_has_the_covariance_of_p(exact):
     """σ² γ P, from 4000 draws of the chain, where the largest of 990 deviations is within 5 standard deviations."""
@@ -262,6 +264,7 @@ def test_noise_of_a_wrong_root_is_found(wrong, monkeypatch):
         assert deviation(noise(it, 4000), SIGMA**2 * GAMMA * p) > 20
 
 
+@pytest.mark.slow
 def test_a_masked_layer_has_the_noise_it_has_alone():
     """P couples the kernel and the bias of a layer, which a mask takes or leaves together, and no two layers."""
     it = given(inverse_update_period=5)
@@ -301,6 +304,7 @@ def test_no_noise_is_kfac_jax_bit_for_bit(exact):
     assert link.init(it.params) == optax.EmptyState()
 
 
+@pytest.mark.slow
 def test_a_bound_on_the_step_shrinks_p():
     """u = c P g is the step of c P, whether the bound binds or not."""
     it = given(inverse_update_period=5)
@@ -314,6 +318,7 @@ def test_a_bound_on_the_step_shrinks_p():
             np.testing.assert_allclose(root(bounded), np.sqrt(c) * s, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kwargs",
     [

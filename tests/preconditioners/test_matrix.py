@@ -265,6 +265,7 @@ def test_the_covariance_of_the_noise_is_sigma_squared_gamma_p(name):
         assert not has_covariance(x, 1.1 * p)
 
 
+@pytest.mark.slow
 @every_matrix
 def test_a_step_of_the_whole_optimiser(name):
     """θ moves by −γ (P m + λθ) + σ√γ S ξ, whose ξ is that of `noise_like`; by a root that `columns` reads off."""
@@ -550,6 +551,7 @@ def quadratic(name):
 CHAINS, LENGTH = 4000, 150
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["soap", "shampoo", "prong"])
 def test_the_stationary_covariance_is_the_discrete_schemes_own(name):
@@ -698,6 +700,7 @@ def test_bfloat16_parameters_have_float32_statistics(name):
     assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in [*arrays, *jax.tree.leaves(params)])
 
 
+@pytest.mark.slow
 @QUIET
 @pytest.mark.parametrize("name", by_default(["shampoo"], OPTIMIZERS))
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
@@ -775,6 +778,7 @@ def test_scanned_must_name_layers(name):
         make(scanned=["blocks"])
 
 
+@pytest.mark.slow
 @every_matrix
 def test_a_gradient_that_is_no_number_is_not_hidden(name):
     """As in Optax: the parameters become NaN, and stay so."""
@@ -830,6 +834,7 @@ def test_natural_networks_name_the_leaves_that_have_no_covariances():
     assert updates["norm"]["scale"].tolist() == [2.0] * 3
 
 
+@pytest.mark.slow
 def test_natural_networks_take_a_kernel_of_three_axes_by_its_covariance():
     """Whether it is an attention's or a convolution's is for ``like`` to say."""
     kernel, covariance = jnp.ones((4, 2, 3)), jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0]))

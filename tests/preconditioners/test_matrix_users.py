@@ -72,6 +72,7 @@ def test_chains_pay_for_no_refresh_that_is_not_due(name):
     assert "while" in primitives(program.jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_default(["soap"], ["soap", "shampoo"]))
 @pytest.mark.parametrize("frozen", [False, True])
 def test_nnx_optimizer(name, frozen):
@@ -94,6 +95,7 @@ def test_nnx_optimizer(name, frozen):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @every
 def test_a_step_beyond_float32_is_forgotten(name):
     """Its squares are infinite: they do not enter the matrices, which would never be finite again."""
@@ -118,6 +120,7 @@ def test_a_covariance_that_is_no_number_is_forgotten():
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_of_prong_have_averages_of_their_own():
     """Also one that comes later, and not in every step: Σ = 2I gives P = 1/2 as soon as it has come."""
     params = {name: {"kernel": jnp.ones((3, 2))} for name in ("early", "late")}

@@ -152,6 +152,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD)
 def test_what_fits_no_leaf_raises(bad):
     call, message = BAD[bad]
@@ -177,6 +178,7 @@ def test_what_is_complex_raises(make):
 # Where an operator may stand.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_the_noise_is_the_root_of_that_of_noise_like(jit):
     """Handed to update; an operator is a pytree, so it may be an argument of a jit. Other leaves keep their noise."""
@@ -234,6 +236,7 @@ def test_the_engine_takes_operators():
     assert_close(ours, jax.tree.map(jnp.add, moved, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["soap", "shampoo"])
 def test_a_whole_optimiser_of_matrices_takes_a_p_that_is_handed_in(name):
     params = {"w": PARAMS["w"]}
@@ -295,6 +298,7 @@ def in_a_row(*ps, updates=None):
     return tx.update(updates, tx.init(updates))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [4.0, jnp.float32(4.0), np.full((1, 1), 4.0, np.float32)], ids=["float", "0-d", "(1, 1)"])
 def test_a_number_beside_a_matrix(d):
     """In both orders, and two of them."""
@@ -360,6 +364,7 @@ def test_masks_select_whole_leaves_or_layers_of_a_stack():
     assert not np.any(other["stack"])
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_stack_in_layer_langevin():
     """Of the first block of a scanned model, behind Shampoo: the others get no noise, and the first that of all."""
     params = {"blocks": {"kernel": jnp.asarray(DRAW.normal(size=(3, 2, 3)), jnp.float32)}}
@@ -418,6 +423,7 @@ def test_what_optax_hides_of_coupled_leaves(inside):
     assert_close([ours["w"], ours["v"]], [everywhere["w"], everywhere["v"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_default(["shampoo"], ["soap", "shampoo"]))
 def test_matrix_scalers_behind_a_mask_and_in_a_partition(name):
     """The leaves that they are given move as if they were alone."""
@@ -437,6 +443,7 @@ def test_matrix_scalers_behind_a_mask_and_in_a_partition(name):
     assert np.any(ours["w"])
 
 
+@pytest.mark.slow
 def test_marks_of_operators_leave_nothing_behind():
     """Nor does the tracer that they hold."""
     own = lgv.with_preconditioner(

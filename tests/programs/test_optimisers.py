@@ -108,6 +108,7 @@ def p_values(w, law):
 
 
 # γ so large that the law is far from exp(−L) across the valley, and so many steps that the start is forgotten.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gamma", "steps", "p"),
     [("SGD", 0.015, 600, np.ones(2)), ("PRONG", 0.5, 60, 1 / (train.CURVATURES + 1e-2))],
@@ -132,6 +133,7 @@ def test_the_chain_without_noise_is_the_plain_optimiser(monkeypatch):
     assert np.abs(w[1] - w[0]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_rprop_has_the_noise_of_p_one():
     learning_rate, sigma, key = 0.01, 0.3, jax.random.key(5)
     plain, langevin = optax.rprop(learning_rate), METHOD["Rprop"].make(learning_rate, sigma, key=key)
@@ -147,6 +149,7 @@ def test_rprop_has_the_noise_of_p_one():
         assert optax.tree.norm(difference) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_noise_of_soap_waits_for_gradients_that_differ(monkeypatch):
     w = chains(monkeypatch, "SOAP", 0.01, 12, 1)
     np.testing.assert_array_equal(w[0, :10], w[1, :10])

@@ -34,6 +34,7 @@ def test_shares_that_are_whole_numbers_of_steps_are_not_rounded_up():
         assert keep(np.arange(60)).tolist() == [count >= part for count in range(60)]
 
 
+@pytest.mark.slow
 def test_exploration_is_the_optimiser_without_noise():
     gamma, sigma, keep = sampling.cyclical_schedules(0.1, 1.0, steps=20, cycles=2)
     tx, quiet = lgv.adam(gamma, sigma, key=0), optax.adam(gamma, eps=1e-6)
@@ -61,6 +62,7 @@ def kept(cycles, chains=64):
     return draws.reshape(chains, cycles, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_three_cycles_find_all_modes_where_one_finds_one():
     """Chaotic steps leave a mode, and the next is a toss of a coin: three cycles of which the first has no noise before

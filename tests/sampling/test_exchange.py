@@ -30,6 +30,7 @@ def carried(row, state, tx, params, count=3):
 # There and back.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", by_default(["adam", "rmsprop-momentum"], ROWS))
 def test_without_noise_the_run_is_the_stock_run(row):
     """Bit for bit, parameters and states: optimiser until a third, Langevin until two thirds, optimiser again."""
@@ -140,6 +141,7 @@ WRAPPED = {
 LABELS = {"Dense_0": "a", "Dense_1": "a", "scale": "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_default(["links", "MultiSteps", "localised"], WRAPPED))
 def test_wrappers(name):
     """The moments are those of the stock run, the noise goes on at its count, and the way back leaves no trace."""

@@ -164,6 +164,7 @@ def follow(draws, mean, covariance):
     return bool(np.all(np.abs(z.mean(1)) < 5 / math.sqrt(len(draws))) and np.all(np.abs(deviations) < 5 * errors))
 
 
+@pytest.mark.slow
 def test_the_posterior_of_a_linear_regression():
     loss, sigma = tempered_posterior(mean_loss, N, prior_precision=PRECISION)
     assert follow(jax.jit(draws, static_argnums=0)(loss, sigma), *exact())
@@ -331,6 +332,7 @@ def stationary(gamma, sigma, batch, corrected):
     return covariance
 
 
+@pytest.mark.slow
 def test_sampling_with_minibatches():
     """SGLD of two examples a step has its exact law, which with control variates is nearly the posterior."""
     loss, sigma = tempered_posterior(mean_loss, N, prior_precision=PRECISION)

@@ -80,6 +80,7 @@ def test_moments_are_exact_over_a_million_steps():
     assert not are_exact(*naive_moments(xs))
 
 
+@pytest.mark.slow
 def test_they_record_what_sample_keeps():
     """Chains in front; burn-in and thinning are those of `sample`."""
     tx = optax.chain(lgv.sgd(0.1, 1.0, 0), both(burn_in=2, thin=3))
@@ -92,6 +93,7 @@ def test_they_record_what_sample_keeps():
     assert bits(sampling.snapshots_of(samples.state)) == bits(jax.tree.map(lambda leaf: leaf[:, -3:], samples.draws))
 
 
+@pytest.mark.slow
 def test_updates_pass_and_parameters_after_them_are_recorded():
     seen, state = walk(both(burn_in=3, thin=2), 4)
     with pytest.raises(ValueError, match=r"moments has recorded nothing yet: burn_in \+ thin steps"):
@@ -131,6 +133,7 @@ def test_within_multi_steps_and_masked():
     assert_recorded(state, {"a": seen["a"]})
 
 
+@pytest.mark.slow
 def test_in_the_loops_of_flax():
     x = jnp.ones((4, 2))
     model = nn.Dense(1)

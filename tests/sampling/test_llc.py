@@ -72,6 +72,7 @@ def test_a_mask_keeps_the_others_where_they_are():
     assert abs(llc.mean - 0.5) < 5 * llc.standard_error + 0.08 * 0.5
 
 
+@pytest.mark.slow
 def test_what_is_no_minimum_is_warned_of():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -104,6 +104,7 @@ def test_schedules_are_read_at_the_step():
         assert_metrics(metrics(state), 5 / math.sqrt(2 * 10_000), noise=s * math.sqrt(g))
 
 
+@pytest.mark.slow
 def test_the_bounded_share():
     """σ√(γP) of SGD after the running mean of squares, coordinate by coordinate."""
     params, limit = {"w": jnp.zeros(1000)}, 0.015
@@ -118,6 +119,7 @@ def test_the_bounded_share():
     assert_metrics(metrics(state), noise=math.sqrt(np.mean(noise**2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.0, optax.constant_schedule(0.0)], ids=["static", "schedule"])
 def test_without_noise(sigma):
     tx = lgv.adam(GAMMA, sigma, 0)
@@ -139,6 +141,7 @@ def test_before_the_first_step_and_without_an_update():
 # Layers.
 
 
+@pytest.mark.slow
 def test_layers_without_noise_are_0_and_do_not_count():
     mask = lgv.layer_mask("Dense_0")
     noisy, state = stepped(with_metrics(lgv.adam(GAMMA, SIGMA, 0, mask=mask), ["Dense_0", "Dense_1", "scale"]))
@@ -202,6 +205,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_default(["masked", "MultiSteps", "jit"], WRAPPED))
 def test_within_it_and_around_it(name):
     """The wrapper within `with_metrics` and around it say the same."""
@@ -322,6 +326,7 @@ def test_donated_states():
     assert metrics(state).noise > 0
 
 
+@pytest.mark.slow
 def test_over_devices():
     """Metrics are those of the whole leaf, sharded by the compiler or by hand, with noise of its own for each shard."""
     x = jax.random.normal(jax.random.key(4), (64, 64))

@@ -289,6 +289,7 @@ def assert_second_half(tx, whole, first, params, state):
     assert not whole.diverged.any()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint(tmp_path):
     tx = lgv.baoab(0.1, 1.0, 1.0, key=0)
     run = lambda params=None, **kwargs: quietly(noisy, tx, jnp.ones(3) if params is None else params, 7, **kwargs)
@@ -362,6 +363,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert_second_half(tx, whole, first, *restored)
 
 
+@pytest.mark.slow
 def test_it_is_the_loop_that_users_write():
     """Which steps are kept, and that a loss is the loss at its draw."""
     params, tx = params_like(), optax.adam(1e-2)
@@ -413,6 +415,7 @@ def test_all_parts_are_one_program(caplog):
 # Where chains and parameters lie.
 
 
+@pytest.mark.slow
 def test_chains_on_several_devices_are_those_of_one():
     run = lambda: quietly(noisy, lgv.sgd(0.1, 1.0, 0), jnp.ones(3), draws=2, chains=8)
     with jax.default_device(jax.devices()[0]):
@@ -425,6 +428,7 @@ def test_chains_on_several_devices_are_those_of_one():
     assert bits(divided) == bits(one)
 
 
+@pytest.mark.slow
 def test_how_many_devices_take_chains():
     run = lambda params, **kwargs: quietly(of_key, lgv.sgd(1.0, 1.0, 0), params, draws=2, **kwargs)
     devices = lambda samples: {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(samples)}
@@ -438,6 +442,7 @@ def test_how_many_devices_take_chains():
     assert bits(run(on_one[0], state=on_one[1])) == bits(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)])
 def test_parameters_on_several_devices_stay_as_they_are(kind):
     mesh = jax.make_mesh((4,), ("model",), axis_types=(kind,))
@@ -455,6 +460,7 @@ def test_parameters_on_several_devices_stay_as_they_are(kind):
 # What is kept, and in which containers.
 
 
+@pytest.mark.slow
 def test_what_keep_keeps_and_what_arviz_makes_of_it():
     model = nn.Sequential([nn.Dense(3), nn.Dense(1)])
     x = jnp.linspace(-1, 1, 5)[:, None]
@@ -473,6 +479,7 @@ def test_what_keep_keeps_and_what_arviz_makes_of_it():
     assert list(bare.to_arviz().posterior) == ["draws"]
 
 
+@pytest.mark.slow
 def test_parameters_of_nnx():
     model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
     graph, params = nnx.split(model)
@@ -493,6 +500,7 @@ def test_the_noise_of_optax_is_each_chains_own():
     assert len(set(np.asarray(samples.draws).ravel().tolist())) == 60
 
 
+@pytest.mark.slow
 def test_two_noises_with_one_key():
     """Each has its own part of the parameters in a partition; elsewhere nobody can tell."""
     run = lambda tx, params: quietly(of_key, tx, params, draws=1)
@@ -506,6 +514,7 @@ def test_two_noises_with_one_key():
 # What is not a number, and what is no input.
 
 
+@pytest.mark.slow
 def test_chains_that_diverge_are_marked_and_kept():
     """A cliff at 1, over which some chains of a random walk fall."""
     gradient = lambda x, key: (jnp.where(x > 1, jnp.nan, 0.0), jnp.where(x > 1, jnp.nan, 0.0))
@@ -565,6 +574,7 @@ def test_bad_input(changed, error, message):
         quietly(**arguments)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_that_run():
     tx, start = lgv.adam(0.1, 1.0, 0), {"w": jnp.ones(2)}
     gradient = lambda params, key: jax.value_and_grad(lambda p: (p["w"] ** 2).sum())(params)
