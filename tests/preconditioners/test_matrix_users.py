@@ -92,7 +92,7 @@ def test_nnx_optimizer(name, frozen):
         updates, state = update(nnx.to_pure_dict(grads), state, params)
         params = optax.apply_updates(params, updates)
     for a, b in zip(*map(jax.tree.leaves, (nnx.to_pure_dict(nnx.state(model, nnx.Param)), params)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)  # eager here, compiled there
 
 
 @pytest.mark.slow
