@@ -21,7 +21,7 @@ LANGEVIN, ENGINE = "optimizers/test_langevin.py", "optimizers/test_engine.py"
 NOISE, KEYS, FAULTS = "noise/test_noise.py", "noise/test_keys.py", "package/test_faults.py"
 SHARDING, ERRORS, CONTRACT = "package/test_sharding.py", "package/test_errors.py", "package/test_contract.py"
 MATRIX, OPERATORS = "preconditioners/test_matrix.py", "preconditioners/test_operators.py"
-FREEZE, INPUTS = "preconditioners/test_freeze.py", "layers/test_input_covariances.py"
+FREEZE, USERS = "preconditioners/test_freeze.py", "preconditioners/test_matrix_users.py"
 MARKS, INTEGRATORS, MASK = "preconditioners/test_preconditioning.py", "integrators", "layers/test_mask.py"
 
 
@@ -77,7 +77,11 @@ MUTATIONS = [
     ),
     Mutation("frozen-late", "preconditioners/_freeze.py", "state.count >= last", "state.count > last", FREEZE),
     Mutation(
-        "half-of-a-couple", "preconditioners/_operators.py", "if len(places) < part", "if len(places) > part", OPERATORS
+        "half-of-a-couple",
+        "preconditioners/_operators.py",
+        "if len(places) < couple",
+        "if len(places) > couple",
+        OPERATORS,
     ),
     Mutation(
         "product-of-any-two",
@@ -85,6 +89,13 @@ MUTATIONS = [
         "if all(sizes[axis] == 1",
         "if any(sizes[axis] == 1",
         OPERATORS,
+    ),
+    Mutation(
+        "batched-eigenvectors",
+        "preconditioners/_decompositions.py",
+        "jax.lax.while_loop(lambda carry: carry[0], turn, alike((due, values)))[1]",
+        "jax.lax.cond(due, lambda v: turn((due, v))[1], lambda v: v, values)",
+        USERS,
     ),
     Mutation("size-of-complex", "noise/_draw.py", "np.sqrt(0.5)", "np.sqrt(1.0)", NOISE),
     Mutation(
@@ -242,7 +253,7 @@ MUTATIONS = [
         "if False:",
         ERRORS,
     ),
-    Mutation("negative-p", "preconditioners/_check.py", "if not valid:", "if False:", ERRORS),
+    Mutation("negative-p", "preconditioners/_check.py", "holds(lambda x: x >= 0, x)", "True", ERRORS),
     Mutation("twins-share-their-noise", "noise/_draw.py", "if len(set(names)) < len(leaves):", "if False:", KEYS),
     Mutation("key-of-another-kind", "noise/_keys.py", "if theirs != ours:", "if False:", ERRORS),
     Mutation(

@@ -4,6 +4,7 @@ Whatever needs P itself applies S and its transpose. An operator may stand for s
 the bias of a layer: each of them then carries its `Part`.
 """
 
+import abc
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -23,16 +24,17 @@ def is_operator(p: Any) -> bool:
     return callable(getattr(type(p), "root", None))  # of its type: variables of NNX pass on what they hold
 
 
-class Axiswise:
+class Axiswise(abc.ABC):
     """An operator of one leaf that knows its axes."""
 
     @property
+    @abc.abstractmethod
     def mixes(self) -> tuple[int, ...]:
         """The axes along which P is no diagonal."""
-        raise NotImplementedError
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise unless this may be the P of a leaf of ``shape``."""
+        """Raise unless this may be the P of a leaf of ``shape``; those made of a leaf's own parts always may."""
+        del shape
 
 
 class Scaled(Axiswise):
