@@ -1,6 +1,7 @@
 """Checks of the numbers that users hand in: at construction where the value is known, with the rule and the value."""
 
 import numbers
+import operator
 from typing import Any
 
 import jax
@@ -31,6 +32,19 @@ def check_positive(name: str, value: Any) -> None:
     if isinstance(value, (numbers.Real, np.ndarray)) and not isinstance(value, bool) and np.any(np.asarray(value) <= 0):
         raise ValueError(f"{name} must be > 0, got {value}.")
     check_nonnegative(name, value)
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """``value`` as an int, which must be at least ``least``."""
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer, got {value!r}. Under optax.inject_hyperparams name it among the static_args."
+        ) from None
+    if whole < least or isinstance(value, bool):
+        raise ValueError(f"{name} must be ≥ {least}, got {value}.")
+    return whole
 
 
 def check_finite(name: str, value: Any, kinds: str = "a number or a scalar array") -> None:

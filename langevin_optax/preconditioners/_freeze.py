@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from langevin_optax import _trees
-from langevin_optax.preconditioners import _diagonal, _layout, _operators, _publish
+from langevin_optax import _checks, _trees
+from langevin_optax.preconditioners import _diagonal, _operators, _publish
 
 
 class FreezeState(NamedTuple):
@@ -54,7 +54,7 @@ def freeze_preconditioner(scaler: optax.GradientTransformation, after: int) -> o
     """
     if not isinstance(scaler, optax.GradientTransformation):
         raise TypeError(f"scaler must be an optax.GradientTransformation, got {scaler!r}.")
-    last = _layout.check_whole("after", after, 1)
+    last = _checks.check_whole("after", after, 1)
     freezes_itself = "freeze_after" in inspect.signature(scaler.update).parameters
     inner = optax.with_extra_args_support(scaler)
 

@@ -1,14 +1,13 @@
 """How a matrix preconditioner sees a leaf: stacked layers in front, one by one, and small axes merged."""
 
 import math
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from langevin_optax import _trees
+from langevin_optax import _checks, _trees
 from langevin_optax._mesh import gathered
 from langevin_optax.preconditioners._operators import Axiswise, Operator
 
@@ -116,7 +115,7 @@ def check_scanned(scanned: Any) -> None:
     if not isinstance(scanned, Mapping):
         raise TypeError(f'scanned must be a dict such as {{"blocks": 0}}, got {scanned!r}.')
     for axis in scanned.values():
-        check_whole("an axis in scanned", axis, -100)
+        _checks.check_whole("an axis in scanned", axis, -100)
 
 
 def _is_above(names: list[str], others: list[str]) -> bool:
@@ -153,15 +152,3 @@ def outer_product(x: jax.Array, axis: int, layout: Layout) -> jax.Array:
     moved = jnp.moveaxis(x, axis, layout.coupled.start)
     rows = moved.reshape(*moved.shape[: layout.coupled.start + 1], math.prod(moved.shape[layout.coupled.start + 1 :]))
     return jnp.matmul(rows, jnp.swapaxes(rows, -1, -2), precision="highest")
-
-
-def check_whole(name: str, value: Any, least: int) -> int:
-    try:
-        whole = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be an integer, got {value!r}. Under optax.inject_hyperparams name it among the static_args."
-        ) from None
-    if whole < least or isinstance(value, bool):
-        raise ValueError(f"{name} must be ≥ {least}, got {value}.")
-    return whole

@@ -10,7 +10,7 @@ import optax
 from langevin_optax import _checks
 from langevin_optax._mesh import gathered, placed_like, varying_like
 from langevin_optax._types import ArrayLike
-from langevin_optax.preconditioners import _decompositions, _diagonal, _layerwise, _layout, _operators, _publish
+from langevin_optax.preconditioners import _decompositions, _diagonal, _layerwise, _operators, _publish
 
 
 class ProngState(NamedTuple):
@@ -79,8 +79,8 @@ def scale_by_prong(
     References:
       Desjardins et al., `Natural Neural Networks <https://arxiv.org/abs/1507.00210>`_, 2015.
     """
-    every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
-    most = _layout.check_whole("max_dimension", max_dimension, 1)
+    every = _checks.check_whole("precondition_frequency", precondition_frequency, 1)
+    most = _checks.check_whole("max_dimension", max_dimension, 1)
     _checks.check_positive("eps", eps)
     _checks.check_decay("decay", decay)
 

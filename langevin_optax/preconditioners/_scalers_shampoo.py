@@ -79,10 +79,10 @@ def scale_by_shampoo(
       Yu et al., `Scalable Stochastic Gradient Riemannian Langevin Dynamics in Non-Diagonal Metrics
       <https://arxiv.org/abs/2303.05101>`_, 2023 (the root of its P).
     """
-    every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
+    every = _checks.check_whole("precondition_frequency", precondition_frequency, 1)
     sizes = (
-        _layout.check_whole("max_dimension", max_dimension, 1),
-        _layout.check_whole("merge_dimension", merge_dimension, 0),
+        _checks.check_whole("max_dimension", max_dimension, 1),
+        _checks.check_whole("merge_dimension", merge_dimension, 0),
     )
     _layout.check_scanned(scanned)
     _checks.check_decay("b1", b1)

@@ -84,10 +84,10 @@ def scale_by_soap(
     References:
       Vyas et al., `SOAP: Improving and Stabilizing Shampoo using Adam <https://arxiv.org/abs/2409.11321>`_, 2024.
     """
-    every = _layout.check_whole("precondition_frequency", precondition_frequency, 1)
+    every = _checks.check_whole("precondition_frequency", precondition_frequency, 1)
     sizes = (
-        _layout.check_whole("max_dimension", max_dimension, 1),
-        _layout.check_whole("merge_dimension", merge_dimension, 0),
+        _checks.check_whole("max_dimension", max_dimension, 1),
+        _checks.check_whole("merge_dimension", merge_dimension, 0),
     )
     _layout.check_scanned(scanned)
     _checks.check_decay("b1", b1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from langevin_optax import _checks
-from langevin_optax.preconditioners._layout import check_whole
+from langevin_optax._checks import check_whole
 
 
 def cyclical_schedules(

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from langevin_optax._checks import check_nonnegative, check_positive
+from langevin_optax._checks import check_nonnegative, check_positive, check_whole
 from langevin_optax._types import Mask
 from langevin_optax.layers import _where
 from langevin_optax.noise import _keys
 from langevin_optax.optimizers._noise_links import add_preconditioned_noise
-from langevin_optax.preconditioners._layout import check_whole
 from langevin_optax.preconditioners._localization import add_localization
 from langevin_optax.preconditioners._scalers_rms import scale_by_rms
 from langevin_optax.sampling._sample import sample

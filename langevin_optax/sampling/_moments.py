@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from langevin_optax._checks import check_whole
 from langevin_optax.preconditioners._decompositions import refreshed
-from langevin_optax.preconditioners._layout import check_whole
 
 
 class MomentsState(NamedTuple):

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from langevin_optax._checks import check_whole
 from langevin_optax._mesh import gathered
 from langevin_optax.noise import _keys
-from langevin_optax.preconditioners._layout import check_whole
 from langevin_optax.sampling import _samples
 from langevin_optax.sampling._samples import SamplerState, Samples
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from langevin_optax._checks import check_whole
 from langevin_optax.preconditioners._decompositions import refreshed
-from langevin_optax.preconditioners._layout import check_whole
 from langevin_optax.sampling._moments import first_wait, new_params, next_wait, the_one
 
 
