@@ -109,62 +109,31 @@ def sample(
         check_whole(name, value, least)
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"tx must be an optax.GradientTransformation, got {tx!r}.")
-    key, keep, tx = _keys.as_key(key), keep or (lambda params: params), optax.with_extra_args_support(tx)
+    key, tx = _keys.as_key(key), optax.with_extra_args_support(tx)
     fresh = state is None
     if state is None:
-        carry = _start(tx, params, key, chains, _devices_for(params, chains))
+        carry = start(tx, params, key, chains, devices_for(params, chains))
     else:
         chains = _samples.check_resumed(params, state, tx.init, key, chains)
-        sharding = _devices_for((params, state), chains)
+        sharding = devices_for((params, state), chains)
         carry = jax.tree.map(jnp.copy, (params, state))  # whose memory the program takes, and not the user's
         carry = carry if sharding is None else jax.device_put(carry, sharding)
     _samples.check_keys(carry[1].tx_state)
-    shapes = _samples.check_functions(gradient, keep, *carry)
-
-    def step(_, carry):
-        return jax.vmap(functools.partial(_step, gradient, tx))(*carry)
-
-    def look(params, state):
-        return keep(params), gradient(params, _minibatch_key(state))[0]
-
-    def run(carry, stored, place, number, steps):
-        """So many times so many steps and a draw. Numbers are traced, so that all runs are of one program's bits."""
-
-        def draw(index, both):
-            carry = jax.lax.fori_loop(0, steps, step, both[0])
-            new = jax.tree.map(gathered, jax.vmap(look)(*carry))
-            write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=place + index, axis=1)
-            return carry, jax.tree.map(write, both[1], new)
-
-        return jax.lax.fori_loop(0, number, draw, (carry, stored))
-
-    shardings, kept = _shardings(carry)
-    carry = jax.device_put(carry, shardings) if shardings else carry
-    run = jax.jit(run, donate_argnums=(0, 1), out_shardings=shardings and (shardings, kept))
-    zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros((chains, draws, *x.shape), x.dtype), shapes)
-    stored, done = jax.jit(zeros, out_shardings=kept)(), 0
-    with _bar(burn_in + draws * thin, progress) as bar:
-        # What is stored of the burn-in is where the first draw comes.
-        for steps, number in [*((n, 0) for n in _parts(burn_in, 20)), *((thin, n) for n in _parts(draws, 80))]:
-            carry, stored = run(carry, stored, done, number or 1, steps)
-            done += number
-            if fresh:
-                _samples.check_first_steps(*carry)
-                fresh = False
-            if bar is not None:
-                jax.block_until_ready(carry[1].step)
-                bar.update((number or 1) * steps)
-    samples = Samples(stored[0], stored[1], *carry)
+    program = Program(gradient, tx, lambda params, tx_state: params if keep is None else keep(params), *carry)
+    with bar(burn_in + draws * thin, progress) as shown:
+        samples = program(*carry, draws, burn_in, thin, shown, fresh)
     _samples.warn_of_chains(samples)
     return samples
 
 
-def _start(tx: Any, params: Any, key: Any, chains: int, sharding: NamedSharding | None) -> tuple[Any, SamplerState]:
+def start(tx: Any, params: Any, key: Any, chains: int, sharding: NamedSharding | None) -> tuple[Any, SamplerState]:
+    """Parameters and state of all chains, each with keys of its own, divided among the devices."""
+
     def start(chain, params, key):
         words = jax.random.bits(jax.random.fold_in(key, 0), (2,))
         tx_state = _samples.own_keys(tx.init(params), *words, chain)
         zero = jnp.zeros([], jnp.int32)
-        return jax.tree.map(_strong, (params, SamplerState(tx_state, key, chain, zero, zero)))
+        return jax.tree.map(strong, (params, SamplerState(tx_state, key, chain, zero, zero)))
 
     start = jax.vmap(start, in_axes=(0, None, None), axis_size=chains)
     arguments = jnp.arange(chains, dtype=jnp.int32), params, key
@@ -174,7 +143,58 @@ def _start(tx: Any, params: Any, key: Any, chains: int, sharding: NamedSharding 
     return jax.jit(start, out_shardings=sharding)(*jax.device_put(arguments, everywhere))
 
 
-def _strong(leaf: Any) -> Any:
+class Program:
+    """The compiled steps of some chains, for runs of any length from any state like that of ``params`` and ``state``.
+
+    ``keep(params, tx_state)`` is what is kept of a draw of one chain.
+    """
+
+    def __init__(self, gradient: Any, tx: Any, keep: Any, params: Any, state: SamplerState):
+        self.shapes = _samples.check_functions(gradient, keep, params, state)
+        self.shardings, self.kept = _shardings((params, state))
+
+        def step(_, carry):
+            return jax.vmap(functools.partial(_step, gradient, tx))(*carry)
+
+        def look(params, state):
+            return keep(params, state.tx_state), gradient(params, _minibatch_key(state))[0]
+
+        def run(carry, stored, place, number, steps):
+            """Many times many steps and a draw: numbers are traced, so that all runs are of one program's bits."""
+
+            def draw(index, both):
+                carry = jax.lax.fori_loop(0, steps, step, both[0])
+                new = jax.tree.map(gathered, jax.vmap(look)(*carry))
+                write = functools.partial(jax.lax.dynamic_update_index_in_dim, index=place + index, axis=1)
+                return carry, jax.tree.map(write, both[1], new)
+
+            return jax.lax.fori_loop(0, number, draw, (carry, stored))
+
+        shardings = self.shardings and (self.shardings, self.kept)
+        self.run = jax.jit(run, donate_argnums=(0, 1), out_shardings=shardings)
+
+    def __call__(
+        self, params: Any, state: SamplerState, draws: int, burn_in: int, thin: int, bar: Any, fresh: bool
+    ) -> Samples:
+        """One run, of which ``bar`` shows the steps; ``params`` and ``state`` are used up."""
+        carry, chains = (params, state), len(state.step)
+        carry = jax.device_put(carry, self.shardings) if self.shardings else carry
+        zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros((chains, draws, *x.shape), x.dtype), self.shapes)
+        stored, done = jax.jit(zeros, out_shardings=self.kept)(), 0
+        # What is stored of the burn-in is where the first draw comes.
+        for steps, number in [*((n, 0) for n in _parts(burn_in, 20)), *((thin, n) for n in _parts(draws, 80))]:
+            carry, stored = self.run(carry, stored, done, number or 1, steps)
+            done += number
+            if fresh:
+                _samples.check_first_steps(*carry)
+                fresh = False
+            if bar is not None:
+                jax.block_until_ready(carry[1].step)
+                bar.update((number or 1) * steps)
+        return Samples(stored[0], stored[1], *carry)
+
+
+def strong(leaf: Any) -> Any:
     """Without the weak type of a Python number, for which the next part would be compiled again."""
     leaf = jnp.asarray(leaf)
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -195,7 +215,7 @@ def _step(gradient: Any, tx: Any, params: Any, state: SamplerState) -> tuple[Any
     return optax.apply_updates(params, updates), new
 
 
-def _devices_for(tree: Any, chains: int) -> NamedSharding | None:
+def devices_for(tree: Any, chains: int) -> NamedSharding | None:
     """The chains divided among devices, or None where all stays as it is."""
     config: Any = jax.config  # whose flags some versions of JAX declare, and some do not
     if config.jax_default_device is not None or _spans_devices(tree):
@@ -235,7 +255,8 @@ def _parts(number: int, parts: int) -> list[int]:
     return [min(size, number - done) for done in range(0, number, size)]
 
 
-def _bar(steps: int, progress: bool) -> Any:
+def bar(steps: int, progress: bool) -> Any:
+    """A context with the progress bar, or with None."""
     if progress:
         with contextlib.suppress(ImportError):
             from tqdm import tqdm

@@ -191,8 +191,8 @@ def check_resumed(params: Any, state: Any, init: Any, key: Any, chains: int) -> 
 
 def check_functions(gradient: Any, keep: Any, params: Any, state: SamplerState) -> Any:
     """The shapes of what is stored of a draw, by ``keep`` and ``gradient``; raises if these give something else."""
-    params, key = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, state.key))
-    result = jax.eval_shape(gradient, params, key)
+    params, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (params, state))
+    result = jax.eval_shape(gradient, params, state.key)
     loss: Any
     loss, grads = result if isinstance(result, tuple) and len(result) == 2 else (None, None)
     if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
@@ -204,7 +204,7 @@ def check_functions(gradient: Any, keep: Any, params: Any, state: SamplerState) 
     if jax.tree.flatten(shapes) != jax.tree.flatten(others):
         raise ValueError(f"the grads of gradient must be like params,\n  {shapes}\ngot\n  {others}.")
     try:
-        kept = jax.eval_shape(keep, params)
+        kept = jax.eval_shape(keep, params, state.tx_state)
     except Exception as error:
         raise TypeError(
             "keep must be a function of the parameters that jax.jit takes, with arrays of fixed shapes."
