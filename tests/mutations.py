@@ -22,6 +22,8 @@ NOISE, KEYS, FAULTS = "noise/test_noise.py", "noise/test_keys.py", "package/test
 SHARDING, ERRORS, CONTRACT = "package/test_sharding.py", "package/test_errors.py", "package/test_contract.py"
 MATRIX, OPERATORS = "preconditioners/test_matrix.py", "preconditioners/test_operators.py"
 FREEZE, USERS = "preconditioners/test_freeze.py", "preconditioners/test_matrix_users.py"
+SAMPLE, LLC, LINKS = "sampling/test_sample.py", "sampling/test_llc.py", "sampling/test_links.py"
+TOOLS = "sampling/test_gradient_tools.py"
 MARKS, INTEGRATORS, MASK = "preconditioners/test_preconditioning.py", "integrators", "layers/test_mask.py"
 
 
@@ -52,6 +54,47 @@ MUTATIONS = [
         "np.array(1.7, dtype)",
         NOISE,
     ),
+    # from optimiser to posterior
+    Mutation("llc-without-nbeta", "sampling/_llc.py", "traces = self.nbeta * (", "traces = self.n * (", LLC),
+    Mutation("llc-of-another-sigma", "sampling/_llc.py", "math.sqrt(2 / nbeta)", "math.sqrt(2.2 / nbeta)", LLC),
+    Mutation("llc-with-the-noise-of-one-step", "sampling/_llc_sampler.py", "u + (a + b) / 2", "u + b", LLC),
+    Mutation(
+        "llc-one-setting-for-all",
+        "sampling/_llc.py",
+        "learning_rate=rates,",
+        "learning_rate=rates * 0 + rates[0],",
+        LLC,
+    ),
+    Mutation(
+        "one-key-for-all-chains",
+        "sampling/_sample.py",
+        "tx.init(params), *words, chain)",
+        "tx.init(params), *words)",
+        SAMPLE,
+    ),
+    Mutation(
+        "one-minibatch-for-all-chains", "sampling/_sample.py", "_MINIBATCH), state.chain)", "_MINIBATCH), 0)", SAMPLE
+    ),
+    Mutation("draws-before-burn-in", "sampling/_sample.py", "_parts(burn_in, 20)", "_parts(0, 20)", SAMPLE),
+    Mutation("prior-without-1/n", "sampling/_posterior_scale.py", " / examples\n", "\n", TOOLS),
+    Mutation(
+        "sigma-without-2", "sampling/_posterior_scale.py", "math.sqrt(2 * temperature", "math.sqrt(temperature", TOOLS
+    ),
+    Mutation(
+        "control-of-the-wrong-sign",
+        "sampling/_control_variate.py",
+        "wide) - jnp.asarray(g_0",
+        "wide) + jnp.asarray(g_0",
+        TOOLS,
+    ),
+    Mutation(
+        "noise-in-the-cycle-from-the-start",
+        "sampling/_cyclical.py",
+        "position(count) >= start",
+        "position(count) >= 0",
+        "sampling/test_cyclical.py",
+    ),
+    Mutation("moments-of-the-params-before", "sampling/_moments.py", "(x - mean) - mean_rest)", "x - mean)", LINKS),
     # matrices
     Mutation("p-in-its-basis", "preconditioners/_matrices.py", "jnp.sqrt(self.p)", "self.p", MATRIX),
     Mutation("shampoo-without-root", "preconditioners/_scalers_shampoo.py", "-1 / (4 *", "-1 / (2 *", MATRIX),

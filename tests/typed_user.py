@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import langevin_optax as lgv
+from langevin_optax import sampling
 
 Params = dict[str, dict[str, jax.Array]]
 Transformation = optax.GradientTransformationExtraArgs
@@ -181,10 +182,53 @@ def check_the_rest() -> None:
         assert "flax.linen.Module" in str(error)
 
 
+def check_sampling() -> None:
+    def loss_of(theta: jax.Array, batch: jax.Array) -> jax.Array:
+        return jnp.sum((theta - batch) ** 2) / 2
+
+    def gradient(theta: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return loss_of(theta, jnp.zeros(1)), theta
+
+    posterior = sampling.tempered_posterior(loss_of, 100, prior_precision=1.0)
+    assert_type(posterior.sigma, float)
+    gamma, sigma, keep = sampling.cyclical_schedules(0.1, posterior.sigma, steps=20, cycles=2)
+    assert keep(jnp.arange(20)).sum() == 10
+    tx = optax.chain(sampling.with_metrics(lgv.sgd(gamma, sigma, key=0)), sampling.moments(), sampling.snapshots(3))
+    samples = sampling.sample(gradient, tx, jnp.zeros(2), 0, draws=20, chains=2, progress=False)
+    assert_type(samples, sampling.Samples)
+    assert_type(samples.state, sampling.SamplerState)
+    assert assert_type(samples.diverged, jax.Array).tolist() == [False, False]
+    mean, variance = sampling.mean_and_variance(samples.state)
+    assert (mean.shape, variance.shape, sampling.snapshots_of(samples.state).shape) == ((2, 2), (2, 2), (2, 3, 2))
+    noise: sampling.Metrics = jax.vmap(sampling.metrics)(samples.state.tx_state)
+    assert noise.sigma.shape == (2,)
+    stock = optax.adam(1e-3, eps=1e-6)
+    state = sampling.from_optax(stock.init(jnp.zeros(2)), lgv.adam(1e-3, 1e-3, key=0), jnp.zeros(2), eps=1e-6)
+    sampling.to_optax(state)
+    assert assert_type(sampling.configurational_temperature(jnp.ones(2), jnp.ones(2)), jax.Array) == 1
+    better = sampling.control_variate(jax.grad(loss_of), jnp.zeros(2), jnp.zeros(2))
+    assert better(jnp.zeros(2), jnp.ones(1)).tolist() == [0, 0]
+    data = jnp.zeros((100, 1))
+    llc = sampling.local_learning_coefficient(
+        loss_of, jnp.zeros(2), data, 0, batch_size=100, draws=20, burn_in=20, progress=False
+    )
+    assert_type(llc, sampling.LLC)
+    assert_type(llc.mean, float)
+    llcs = sampling.llc_along_training(
+        loss_of, [jnp.zeros(2)], data, 0, batch_size=100, draws=20, burn_in=20, progress=False
+    )
+    assert_type(llcs, list[sampling.LLC])
+    sweep = sampling.llc_sweep(
+        loss_of, jnp.zeros(2), data, 0, batch_size=100, learning_rates=[1e-2], draws=20, burn_in=20, progress=False
+    )
+    assert assert_type(sweep, sampling.LLCSweep).means.shape == (1, 4)
+
+
 if __name__ == "__main__":
     for transformation in (*optimisers(), *scalers(), *chains(), *integrators()):
         transformation.init(initial_params())
     check_training()
     check_integrators()
+    check_sampling()
     check_the_rest()
     print(lgv.__file__)

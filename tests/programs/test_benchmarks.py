@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 import langevin_optax as lgv
-from benchmarks import contenders, matrices, measures, networks, posterior, report, sections, timing, trees
+from benchmarks import (
+    coefficient,
+    contenders,
+    matrices,
+    measures,
+    networks,
+    posterior,
+    report,
+    sampling,
+    sections,
+    timing,
+    trees,
+    turns,
+)
 from benchmarks.__main__ import main
 from tests.programs.drawn import figures
 
@@ -45,7 +58,7 @@ def test_the_command_writes_the_table(written):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "section", [name for name in sections.SECTIONS if name not in ("training", "matrices", "posterior")]
+    "section", [name for name in sections.SECTIONS if name not in ("training", "matrices", "posterior", "sampling")]
 )
 def test_every_section_with_every_contender(section, tmp_path, monkeypatch):
     """But for the training of whole networks, which takes minutes, and of which each is tested by itself."""
@@ -286,3 +299,42 @@ def test_every_optimiser_of_matrices_takes_a_step():
     for contender in matrices.entries(params, 2):
         after, _ = contender.step(contender.start(params), jax.tree.map(jnp.ones_like, params))
         assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, params), contender.name
+
+
+@pytest.mark.slow
+def test_samplers_without_their_peers(monkeypatch, capsys):
+    """Every row of what is always there, and a line for what is not."""
+
+    def missing(*arguments):
+        raise ModuleNotFoundError("No module named 'missing'")
+
+    for module in (sampling, coefficient):
+        monkeypatch.setattr(module, "PEERS", [missing])
+    rows = list(sampling.sampling(None, steps=1000, llc_steps=100, rounds=1))
+    regression = ["lgv.sampling, SGLD", "lgv.sampling, BAOAB"]
+    perceptron = ["lgv.sampling, chains vmapped", "JAX, chain after chain, scan", "JAX, chain after chain, Python loop"]
+    assert [row.contender for row in rows] == 3 * regression + 2 * perceptron
+    assert all("R-hat" in row.note for row in rows[:2]) and all("estimate" in row.note for row in rows[6:9])
+    assert all(row.value > 0 for row in rows if row.measure == "compile and begin")
+    said = "left out: missing cannot be imported (No module named 'missing')\n"
+    assert capsys.readouterr().out == 2 * said
+
+
+def test_steps_of_samplers_are_what_is_left_without_their_beginning(monkeypatch):
+    """With a clock that they move: 3 s to begin, and 0.5 s or 1 s for a step."""
+    now = [0.0]
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
+
+    def taking(step):
+        def run(steps):
+            now[0] += 3 + step * steps
+            return np.full((2, steps), step)
+
+        return run
+
+    found = turns.in_turn([turns.Contender("one", taking(0.5)), turns.Contender("two", taking(1.0), 0.1)], 1000, 3)
+    np.testing.assert_allclose([turn.step for turn in found.values()], [[0.5] * 3, [1.0] * 3])
+    np.testing.assert_allclose([turn.start for turn in found.values()], 3)
+    assert [turn.result.shape for turn in found.values()] == [(2, 1000)] * 2
+    first, second = turns.rows("sampling step", "case", {name: turn.step for name, turn in found.items()})
+    assert first.ratio.median == 1 and second.ratio == (2, 2, 2)

@@ -67,7 +67,9 @@ MODELS = {
     "2-3-7 of rank 1": deep_linear(2, 3, 7, rank=1),
     "1-2-1 of rank 0": deep_linear(1, 2, 1, rank=0),
     "2-5-2 of rank 0": deep_linear(2, 5, 2, rank=0),
-    "4-4-4-4 of rank 1": deep_linear(4, 4, 4, 4, rank=1),
+    "2-1-2-2 of rank 1": deep_linear(2, 1, 2, 2, rank=1),
+    "1-2-2-4 of rank 1": deep_linear(1, 2, 2, 4, rank=1),
+    "2-1-1-3 of rank 1": deep_linear(2, 1, 1, 3, rank=1),
 }
 
 
