@@ -198,6 +198,8 @@ class Integrator(NamedTuple):
 
 
 EULER = Integrator("overdamped_langevin")
+MATTHEWS = Integrator("overdamped_langevin", {"scheme": "leimkuhler_matthews"})
+OF_LOL = MATTHEWS._replace(kwargs={**MATTHEWS.kwargs, "step_size": 0.1**2 / 2})
 BAOAB = Integrator("baoab", {"friction": 1.0})
 ADLA = Integrator("adaptive_langevin", {"sigma": 1.0, "coupling": 0.1}, sizes=("sigma",))
 # The first layer of `params_like`.
@@ -205,11 +207,11 @@ FIRST = {"layers": "Dense_0"}
 
 INTEGRATORS = [
     EULER,
-    Integrator("overdamped_langevin", {"scheme": "leimkuhler_matthews"}),
+    MATTHEWS,
     BAOAB,
     ADLA,
     Integrator("adlala", {**ADLA.kwargs, **BAOAB.kwargs, **FIRST}, ("temperature", "sigma"), (ADLA, BAOAB)),
-    Integrator("lol", {**BAOAB.kwargs, **FIRST}, parts=(BAOAB, EULER)),
+    Integrator("lol", {**BAOAB.kwargs, **FIRST}, parts=(BAOAB, OF_LOL)),
     Integrator("lala", {**BAOAB.kwargs, **FIRST}, parts=(BAOAB, BAOAB)),
 ]
 

@@ -448,7 +448,7 @@ QUADRATICS = {
     "AdLaLa": (partial(lgv.adlala, 0.1, **FIRST | ADAPTIVE), {"first": thermostat, "rest": partial(BAOAB, h=0.1)}),
     "LOL": (
         partial(lgv.lol, 0.25, **FIRST),
-        {"first": partial(BAOAB, h=0.25), "rest": partial(laws.euler, h=0.25, tau=TAU)},
+        {"first": partial(BAOAB, h=0.25), "rest": partial(laws.leimkuhler_matthews, h=0.25**2 / 2, tau=TAU)},
     ),
     "LaLa": (
         partial(lgv.lala, 0.7, **FIRST, rest_temperature=0.2, rest_friction=3.0),

@@ -83,15 +83,18 @@ def lol(
     layers: Layers = 1,
     order: Sequence[str] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""LOL: Langevin (:func:`baoab`) on the first layers, overdamped Langevin (Euler–Maruyama) on the rest.
+    r"""LOL: Langevin (:func:`baoab`) on the first layers, overdamped Langevin on the rest.
 
     .. math::
       \text{first:}\quad & d\theta = p\,dt, \qquad dp = -\nabla L\,dt - \gamma p\,dt + \sqrt{2\gamma\tau}\,dW \\
-      \text{rest:}\quad & d\theta = -\nabla L\,dt + \sqrt{2\tau_2}\,dW
+      \text{rest:}\quad & \theta_{n+1} = \theta_n - \tfrac{h^2}{2}\,g_n + h\sqrt{\tau_2}\,\tfrac{\xi_n + \xi_{n+1}}{2}
+
+    The rest is :func:`baoab` of the same h in the limit of infinite friction, which is the scheme of Leimkuhler and
+    Matthews with step :math:`h^2/2`: a gradient moves it as far as it moves the first layers at rest. For another
+    step, or Euler's scheme, take ``partitioned(baoab(...), overdamped_langevin(...))``.
 
     Args:
-      step_size: h > 0 of both parts, a scalar or an Optax schedule. (The time of the two dynamics differs: the rest
-        moves by h g, the first layers by h² g in a step.)
+      step_size: h > 0 of both parts, a scalar or an Optax schedule.
       key: as in :func:`adam`, of both parts.
       temperature: :math:`\tau \ge 0` of the first part, likewise.
       friction: :math:`\gamma \ge 0` of the first part, likewise.
@@ -114,13 +117,21 @@ def lol(
 
     References:
       Leimkuhler, Matthews and Vlaar, `Partitioned integrators for thermodynamic parameterization of neural networks
-      <https://arxiv.org/abs/1908.11843>`_, 2019.
+      <https://arxiv.org/abs/1908.11843>`_, 2019, and the notebook ``LOL`` that its authors published in 2020, whose
+      rest has this scheme.
     """
     tau_2 = temperature if rest_temperature is None else rest_temperature
     _common.check_arguments(key, step_size, temperature=temperature, rest_temperature=tau_2)
+
+    def half_square(count):
+        (h,) = _common.read(count, step_size=step_size)
+        return h**2 / 2
+
     return partitioned(
         baoab(step_size, temperature, friction, key),
-        overdamped_langevin(step_size, tau_2, key),
+        overdamped_langevin(
+            half_square if callable(step_size) else step_size**2 / 2, tau_2, key, scheme="leimkuhler_matthews"
+        ),
         layers,
         order,
     )

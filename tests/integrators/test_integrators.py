@@ -882,9 +882,8 @@ def test_each_part_has_a_temperature_of_its_own(name):
     for part in ("first", "rest"):
         if part in measured:
             measured[part] = measured[part]._replace(draws=measured[part].draws * ENTRIES)
-    # Euler's position of the rest of LOL; within O(h²) of τ for the positions of adaptive Langevin.
-    rest = TAU_2 / (1 - h) if name == "lol" else TAU_2
-    z = {"Dense_1": measured["Dense_1"].z(rest), "both": measured["both"].z(0.0), "first": measured["first"].z(TAU)}
+    # Exact on quadratics, but within O(h²) of τ for the positions of adaptive Langevin.
+    z = {"Dense_1": measured["Dense_1"].z(TAU_2), "both": measured["both"].z(0.0), "first": measured["first"].z(TAU)}
     if name == "adlala":
         first = measured["Dense_0"]
         assert abs(first.mean - TAU) < LIMIT * first.error + h**2 * TAU
@@ -894,6 +893,26 @@ def test_each_part_has_a_temperature_of_its_own(name):
     if name != "lol":
         z["rest"] = measured["rest"].z(TAU_2)
     assert all(abs(z) < LIMIT for z in z.values()), z
+
+
+@pytest.mark.parametrize("step_size", [0.3, lambda count: 0.3 / (1 + count)], ids=["constant", "schedule"])
+def test_the_rest_of_lol_is_leimkuhler_matthews_with_step_half_h_squared(step_size):
+    """Its formula, with the noise of key, step and path."""
+    params = {layer: {"kernel": jnp.ones((3, 4))} for layer in TREE}
+    tx = lgv.lol(step_size, 0, temperature=TAU, friction=1.0, rest_temperature=TAU_2)
+    state = tx.init(params)
+    for n in range(4):
+        h = step_size(n) if callable(step_size) else step_size
+        now, then = (lgv.noise_like(jax.random.key(0), jnp.asarray(n + i), params)["Dense_1"]["kernel"] for i in (0, 1))
+        updates, state = tx.update(params, state, params)
+        expected = -(h**2) / 2 + h * np.sqrt(TAU_2) * (now + then) / 2
+        np.testing.assert_allclose(updates["Dense_1"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_baoab_of_infinite_friction_moves_by_half_h_squared():
+    tx, gradient = lgv.baoab(0.3, 0.0, 1e6, 0), jnp.ones(3)
+    _, state = tx.update(gradient, tx.init(gradient))  # whose first kick is half of one
+    np.testing.assert_allclose(tx.update(gradient, state)[0], -(0.3**2) / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", by_default(["adlala"], PARTITIONED))
