@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="SECTION",
         help="large (one leaf), highway (320 leaves), training (whole training steps), parameters and leaves (the "
         "curves, both needed for the picture), matrices (SOAP, Shampoo, PRONG), posterior (effective samples per "
-        "gradient of six preconditioners) (default: all)",
+        "gradient of six preconditioners), sampling (effective samples per second, and the local learning coefficient, "
+        "beside the peers) (default: all)",
     )
     parser.add_argument(
         "--seconds",

@@ -25,6 +25,8 @@ PACKAGES = [
     "blackjax",
     "sgmcmcjax",
     "posteriors",
+    "numpyro",
+    "devinterp",
     "torch",
 ]
 

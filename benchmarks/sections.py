@@ -6,6 +6,7 @@ from benchmarks import measures
 from benchmarks.matrices import matrices
 from benchmarks.measures import Row, Sizes
 from benchmarks.posterior import posterior
+from benchmarks.sampling import sampling
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "large": measures.large_leaf,
@@ -15,4 +16,5 @@ SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "leaves": measures.leaves,
     "matrices": matrices,
     "posterior": posterior,
+    "sampling": sampling,
 }
