@@ -13,7 +13,7 @@ import optax
 from langevin_optax._checks import check_nonnegative, check_positive, check_whole
 from langevin_optax._types import Mask
 from langevin_optax.noise import _keys
-from langevin_optax.sampling import _sample
+from langevin_optax.sampling import _sample, _samples
 from langevin_optax.sampling._llc_sampler import distance, local_sampler
 from langevin_optax.sampling._samples import as_arviz
 
@@ -260,6 +260,8 @@ class Estimator:
     def _start(self, params: Any, settings: Sequence[tuple[float, float]]) -> Any:
         """The chains of each setting, one setting after the other."""
         theta, state = _sample.start(self.tx, params, self.key, self.chains, None)
+        if self.program is None:
+            _samples.check_keys(state.tx_state)
         theta, state = jax.tree.map(lambda x: jnp.concatenate([x] * len(settings)), (theta, state))
         rates, pulls = (jnp.repeat(jnp.asarray(x, float), self.chains) for x in zip(*settings, strict=True))
         local = state.tx_state._replace(learning_rate=rates, strength=pulls / self.nbeta)
@@ -301,7 +303,9 @@ def _length(data: Any) -> int:
 
 def _warnings(traces: Any, fine: Any, mean: float, error: float, force: float, localization: float) -> list[str]:
     found = []
-    if not fine.all():
+    if not math.isfinite(force):
+        found.append("the loss or its gradient is not finite at params.")
+    elif not fine.all():
         found.append(f"chains {np.flatnonzero(~fine).tolist()} diverged, and are not in the mean: lower learning_rate.")
     if mean < 0:
         found.append(

@@ -223,6 +223,19 @@ def test_what_is_no_minimum_is_warned_of():
     assert set(llc.warnings) <= set(said)
 
 
+def test_params_that_are_nan_are_named():
+    with pytest.warns(UserWarning, match="not finite at params"):
+        llc = sampling.local_learning_coefficient(quartic, jnp.full(2, math.nan), DATA, 0, **SHORT)
+    assert math.isnan(llc.mean)
+
+
+def test_an_optimiser_without_noise_is_warned_of():
+    with pytest.warns(UserWarning, match="tx has no noise"):
+        sampling.local_learning_coefficient(
+            quartic, jnp.zeros(2), DATA, 0, optimizer=lambda sigma, key: optax.adam(1e-3), **SHORT
+        )
+
+
 def test_chains_that_diverge_are_named_and_not_in_the_mean():
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
