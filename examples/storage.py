@@ -35,15 +35,18 @@ class Shown:
     def __init__(self, folder: Path):
         self._folder, self._path = folder, folder / "settings.json"
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises StorageError if these settings leave out or change what is there."""
+    def check(self, settings: Mapping[str, Any], renamed: bool = False) -> None:
+        """Raises StorageError if these settings leave out or change what is there, under another name if it may be."""
         if not self._path.exists():
             return
         try:
             there = dict(json.loads(self._path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             raise StorageError(f"{self._path} cannot be read; mend or remove it") from None
-        differences = list(_differences(there, json.loads(json.dumps(settings))))
+        here = json.loads(json.dumps(settings))
+        if renamed:
+            there = {name: v for name, v in there.items() if not (isinstance(v, dict) and v in here.values())}
+        differences = list(_differences(there, here))
         if differences:
             more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise StorageError(
@@ -65,13 +68,18 @@ class Shown:
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
     for name, value in there.items():
-        if name not in here:
+        if name in here:
+            yield from _changes(name, value, here[name])
+        else:
             yield f"{name} is left out"
-        elif isinstance(value, dict) and isinstance(here[name], dict):
-            changed = [key for key in value | here[name] if value.get(key) != here[name].get(key)]
-            yield from (f"{name}: {key} was {value.get(key)!r}, is {here[name].get(key)!r}" for key in changed)
-        elif value != here[name]:
-            yield f"{name} was {value!r}, is {here[name]!r}"
+
+
+def _changes(name: str, there: Any, here: Any) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there | here:
+            yield from _changes(f"{name}: {key}", there.get(key), here.get(key))
+    elif there != here:
+        yield f"{name} was {there!r}, is {here!r}"
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -1,22 +1,20 @@
 """Langevin, Layer Langevin and plain optimisers side by side: ``python -m examples.image_classification --help``."""
 
 import argparse
-import contextlib
 import os
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from examples import interrupts
-from examples.image_classification import data, flags, models, optimizers, pictures, report, train
-from examples.image_classification.results import Results, ResultsError, identity
+from examples.image_classification import data, flags, models, pictures, report, train
+from examples.image_classification.results import Results
 from examples.image_classification.sweep import Sweep
-from examples.image_classification.task import Task
+from examples.image_classification.train import Task
 from examples.presentation import Bar, counted, duration
 from examples.storage import Shown, StorageError, alone
 
@@ -35,7 +33,7 @@ def _compare(options: argparse.Namespace) -> None:
     images = data.load(options.data, options.data_dir)
     tasks, seeds = flags.tasks(options, images), range(options.seeds)
     shown, settings = Shown(options.output), report.settings(tasks, options.seeds)
-    shown.check(settings)
+    shown.check(settings, renamed=True)  # a method is named by what others of its name differ in
     _check(tasks, images)
     note = report.caption(tasks, len(seeds), images)
     print(textwrap.fill(note, 100), flush=True)
@@ -52,13 +50,10 @@ def _compare(options: argparse.Namespace) -> None:
     if there:
         print(f"{there} of {there + todo} runs are in {sweep.results.path} already.", flush=True)
     if todo:
-        _run(sweep, tasks, seeds, options.output / "tensorboard" if options.tensorboard else None)
+        _run(sweep, tasks, seeds)
 
     runs = [sweep.results.runs(task) for task in tasks]
-    results = [
-        report.Result(task, [of_task[seed] for seed in seeds], images.classes)
-        for task, of_task in zip(tasks, runs, strict=True)
-    ]
+    results = report.of_tasks(tasks, [[of_task[seed] for seed in seeds] for of_task in runs], images.classes)
     print("", report.printed(results), sep="\n", flush=True)
     shown.write(settings)
     drawn = pictures.write(results, note, options.output)
@@ -66,16 +61,11 @@ def _compare(options: argparse.Namespace) -> None:
     print("\nWritten:", *written, sep="\n  ")
 
 
-def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int], events: Path | None) -> None:
+def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
     progress = Progress(sweep, tasks, seeds)
+    sweep.on_epoch = progress.epoch
     began = time.monotonic()
-    with progress.bar, contextlib.ExitStack() as stack:
-        sweep.observers = [progress]
-        if events is not None:
-            tensorboard = Tensorboard(events)
-            stack.callback(tensorboard.close)
-            sweep.observers = [progress, tensorboard]
-        sweep.stop = stack.enter_context(interrupts.stopping("ending with the epochs that are under way"))
+    with progress.bar, interrupts.stopping("ending with the epochs that are under way") as sweep.stop:
         sweep.run(tasks, seeds)
     todo = sum(len(sweep.missing(task, seeds)) for task in tasks)
     if todo:
@@ -100,49 +90,24 @@ class Progress:
     _COMPILATION = 8_000  # takes about as long as this many steps of a layer on digits
 
     def __init__(self, sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]):
-        self._data, self.steps = sweep.data, 0
+        self._data, self.steps, self._labels = sweep.data, 0, report.labels(tasks)
         self._compiled, self._done = set[Task](), dict[Any, int]()
         missing = [(task, len(sweep.missing(task, seeds))) for task in tasks]
         self.bar = Bar(total=sum(self._work(t, t.epochs * n) + self._COMPILATION for t, n in missing if n))
 
-    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
+    def epoch(self, task: Task, seeds: Sequence[int], number: int) -> None:
         if task not in self._compiled:
             self._compiled.add(task)
             self.bar.update(self._COMPILATION)
         run = task, *seeds
         since = number + 1 - self._done.get(run, 0)  # more than 1 if it was taken up from a checkpoint
         self._done[run] = number + 1
-        self.bar.set_description_str(f"{report.layers(task)}, {optimizers.label(task)}", refresh=False)
+        self.bar.set_description_str(f"{report.layers(task)}, {self._labels[task.method]}", refresh=False)
         self.bar.update(self._work(task, since * len(seeds)))
         self.steps += len(seeds) * train.steps_per_epoch(task, self._data)
 
     def _work(self, task: Task, epochs: int) -> int:
         return task.depth * train.steps_per_epoch(task, self._data) * epochs
-
-
-class Tensorboard:
-    """Event files, one folder per run."""
-
-    def __init__(self, folder: Path):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ResultsError("--tensorboard needs tensorboardX: pip install tensorboardX") from None
-        self._open = lambda *names: SummaryWriter(str(folder.joinpath(*names)))
-        self._writers: dict[Any, Any] = {}
-
-    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: Any, loss: Any) -> None:
-        for seed, *values in zip(seeds, accuracy, loss, strict=True):
-            if (task, seed) not in self._writers:
-                settings = identity(task, [seed])[:6]  # of other settings with the same label
-                names = report.layers(task), optimizers.label(task), f"seed {seed}, {settings}"
-                self._writers[task, seed] = self._open(*names)
-            for name, value in zip(("test accuracy", "training loss"), values, strict=True):
-                self._writers[task, seed].add_scalar(name, value, number + 1)
-
-    def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
 
 
 def _check(tasks: Sequence[Task], images: data.Data) -> None:
@@ -155,17 +120,13 @@ def _check(tasks: Sequence[Task], images: data.Data) -> None:
             f"the images of {images.name} take {size / 1e9:.3g} GB and stay on the device, which has "
             f"{memory / 1e9:.3g} GB"
         )
+    labels = report.labels(tasks)
     for task in tasks:
         try:
             train.prepare(task, images)
-            order = train.layers(task, images)
         except (ValueError, ZeroDivisionError) as error:
-            raise data.DataError(f"{task.model} with {optimizers.label(task)} on {images.name}: {error}") from None
-        if isinstance(task.layers, int) and task.layers > len(order):
-            raise data.DataError(
-                f"--noisy-layers: {task.model} with {report.layers(task)} has {len(order)} layers with parameters, got "
-                f"{task.layers}"
-            )
+            where = f"{task.model} with {report.layers(task)} and {labels[task.method]} on {images.name}"
+            raise data.DataError(f"{where}: {error}") from None
 
 
 def _memory() -> int | None:

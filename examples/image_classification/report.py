@@ -1,25 +1,29 @@
 """What the runs found, in tables: printed, as Markdown and as CSV."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.stats
 
-from examples.image_classification import optimizers
+from examples.image_classification import methods
 from examples.image_classification.data import Data
+from examples.image_classification.methods import FAMILIES, INTEGRATORS, Method
 from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.results import Run
-from examples.image_classification.task import Task
+from examples.image_classification.train import Task
 from examples.presentation import as_markdown, as_text, counted, short, write_csv
 
 
-class Result(NamedTuple):
+@dataclass
+class Result:
     """All seeds of a task."""
 
     task: Task
+    label: str  # of its method
     runs: Sequence[Run]
     classes: int
 
@@ -28,20 +32,12 @@ class Result(NamedTuple):
         return self.task.depth
 
     @property
-    def optimizer(self) -> str:
-        return optimizers.label(self.task)
-
-    @property
     def family(self) -> str:
-        return optimizers.family(self.task.optimizer)
+        return self.task.method.family
 
     @property
     def final(self) -> np.ndarray:
         return np.array([run.accuracy[-1] for run in self.runs])
-
-    @property
-    def best(self) -> np.ndarray:
-        return np.array([run.accuracy.max() for run in self.runs])
 
     @property
     def diverged(self) -> np.ndarray:
@@ -58,9 +54,29 @@ class Result(NamedTuple):
         return f"{median} ({worst} to {best}) {self.trained.sum()}/{len(self.runs)}{diverged}"
 
 
+def of_tasks(tasks: Sequence[Task], runs: Sequence[Sequence[Run]], classes: int) -> list[Result]:
+    names = labels(tasks)
+    return [Result(task, names[task.method], found, classes) for task, found in zip(tasks, runs, strict=True)]
+
+
+def labels(tasks: Sequence[Task]) -> dict[Method, str]:
+    return methods.labels(list(dict.fromkeys(task.method for task in tasks)))
+
+
+def layers(task: Task) -> str:
+    return counted(task.depth, DEPTH_IS[task.model])
+
+
 def trained_above(classes: int) -> float:
     """Five times chance; with few classes, halfway from chance to 1."""
     return min(5 / classes, (1 + 1 / classes) / 2)
+
+
+def settings(tasks: Sequence[Task], seeds: int) -> dict[str, Any]:
+    """What the tables show: every task with each of the seeds."""
+    names = labels(tasks)
+    of_tasks = {f"{layers(task)}, {names[task.method]}": asdict(task) for task in tasks}
+    return of_tasks | {f"seed {seed}": True for seed in range(seeds)}
 
 
 def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
@@ -70,105 +86,91 @@ def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
         f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
         + (", augmented" if task.augment else ""),
         f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
-        f"{counted(seeds, 'seed')}, {counted(task.epochs, 'epoch')} of {counted(steps, 'batch')} of {task.batch_size}"
-        + (f", stopped early after {task.early_stopping}" if task.early_stopping is not None else ""),
-        f"learning rate {_by_optimizer(tasks, 'learning_rate')}, {task.learning_rate_schedule}",
+        f"{counted(seeds, 'seed')}, {counted(task.epochs, 'epoch')} of {counted(steps, 'batch')} of {task.batch_size}",
+        *filter(None, (_setting(key, labels(tasks)) for key in methods.SETTINGS if key != "layers")),
     ]
-    noisy = [t for t in tasks if t.sigma is not None]
-    if noisy:
-        steps_with_noise = noisy[0].noisy_steps
-        share = "" if steps_with_noise is None else f" over the first {steps_with_noise * 100:g} % of the steps"
-        bound = "" if noisy[0].max_noise is None else f", noise of at most {noisy[0].max_noise:g} per step"
-        parts.append(f"sigma {_by_optimizer(noisy, 'sigma')}, {noisy[0].sigma_schedule}{share}{bound}")
-    eps = next((t.plain_eps for t in tasks if t.plain_eps is not None), None)
-    if noisy and eps is None:
-        parts.append("eps the default of each library")
-    elif eps is not None:
-        parts.append(f"eps {eps:g} for plain optimisers")
-    integrators = [t for t in tasks if t.temperature is not None]
-    if integrators:
-        friction = next((t.friction for t in integrators if t.friction is not None), None)
-        temperature = f"temperature {integrators[0].temperature:g}"
-        parts.append(temperature + ("" if friction is None else f", friction {friction:g}"))
-    adlala = next((t for t in integrators if t.thermostat_sigma is not None), None)
-    if adlala is not None:
-        parts.append(f"AdLaLa's sigma {adlala.thermostat_sigma:g} and coupling {adlala.coupling:g}")
     return "; ".join(parts) + "."
 
 
-def _by_optimizer(tasks: Sequence[Task], field: str) -> str:
-    values: dict[float, list[str]] = {}
-    for task in tasks:
-        family = optimizers.family(task.optimizer)
-        name = optimizers.FAMILIES.get(family) or optimizers.INTEGRATORS[task.optimizer]
-        names = values.setdefault(getattr(task, field), [])
-        if name not in names:
-            names.append(name)
-    if len(values) == 1:
-        return f"{next(iter(values)):g}"
-    return ", ".join(f"{value:g} ({' and '.join(names)})" for value, names in values.items())
+def _setting(key: str, names: dict[Method, str]) -> str:
+    """The value of most methods, and the others with their names."""
+    values = {method: getattr(method, key) for method in names}
+    if key == "eps":  # which all but SGD and the integrators have
+        values = {m: v for m, v in values.items() if m.family not in ("sgd", "integrators")}
+    elif key == "max_noise" and any(v is not None for v in values.values()):
+        values = {m: v for m, v in values.items() if m.is_langevin}
+    else:
+        values = {m: v for m, v in values.items() if v is not None}
+    if not values:
+        return ""
+    (most, _), *others = Counter(values.values()).most_common()
+    named = [f"{methods.shown(key, v)} ({' and '.join(names[m] for m in values if values[m] == v)})" for v, _ in others]
+    return f"{key.replace('_', ' ')} " + ", ".join([methods.shown(key, most), *named])
 
 
-def finding(results: Sequence[Result]) -> str:
-    deepest = [r for r in results if r.depth == max(r.depth for r in results)]
-    counts = ", ".join(f"{r.optimizer} {r.trained.sum()}" for r in deepest)
-    return f"Trained with {layers(deepest[0].task)}, of {counted(len(deepest[0].runs), 'seed')}: {counts}."
+def printed(results: Sequence[Result]) -> str:
+    return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in _parts(results))
 
 
-def layers(task: Task) -> str:
-    return counted(task.depth, DEPTH_IS[task.model])
+def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output: Path) -> list[Path]:
+    """Write the tables to ``output``; returns the files."""
+    parts = [part if isinstance(part, str) else as_markdown(part) for part in _parts(results)]
+    links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
+    page = output / "results.md"
+    page.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
+    rows = [row for result in results for row in _runs(result)]
+    return [
+        page,
+        write_csv(SUMMARY, [_summary(result, _plain(results, result)) for result in results], output / "summary.csv"),
+        write_csv(RUNS, rows, output / "runs.csv"),
+    ]
 
 
-def settings(tasks: Sequence[Task], seeds: int) -> dict[str, Any]:
-    """What the tables show: every task with each of the seeds."""
-    of_tasks = {f"{layers(task)}, {optimizers.label(task)}": asdict(task) for task in tasks}
-    return of_tasks | {f"seed {seed}": True for seed in range(seeds)}
-
-
-def cell_note(classes: int) -> str:
-    return (
+def _parts(results: Sequence[Result]) -> list[Any]:
+    """Tables, as rows of cells with the heading first, and sentences."""
+    seeds, classes = len(results[0].runs), results[0].classes
+    parts: list[Any] = [
+        _matrix(results, {(r.label, r.depth): r.cell for r in results}),
         "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final "
-        f"test accuracy above {trained_above(classes):g}, and a training loss that stayed finite."
-    )
+        f"test accuracy above {trained_above(classes):g}, and a training loss that stayed finite.",
+    ]
+    compared = {(r.label, r.depth): _difference(r, plain) for r in results if (plain := _plain(results, r)) is not None}
+    if compared:
+        several = ", the better one of several," if _several(results) else ""
+        interval = ", and its 95 % interval by the percentile bootstrap over the seeds" if seeds > 1 else ""
+        parts += [
+            _matrix([r for r in results if any(r.label == label for label, _ in compared)], compared),
+            f"Final test accuracy minus that of the plain optimiser{several} seed by seed: the mean{interval}.",
+        ]
+    deepest = [r for r in results if r.depth == max(r.depth for r in results)]
+    counts = ", ".join(f"{r.label} {r.trained.sum()}" for r in deepest)
+    return [*parts, f"Trained with {layers(deepest[0].task)}, of {counted(seeds, 'seed')}: {counts}."]
 
 
-def difference_note(seeds: int) -> str:
-    what = "Final test accuracy minus that of the plain optimiser (for SGLD, SGD)"
-    if seeds == 1:
-        return f"{what}."
-    return (
-        f"{what}, seed by seed: the mean, and its 95 % interval by the percentile bootstrap over the seeds, which says "
-        "little where there are only three."
-    )
+def _matrix(results: Sequence[Result], cells: dict[tuple[str, int], str]) -> list[list[str]]:
+    names, depths = list(dict.fromkeys(r.label for r in results)), sorted({r.depth for r in results})
+    return [
+        ["Method", *(layers(next(r.task for r in results if r.depth == depth)) for depth in depths)],
+        *([name, *(cells[name, depth] for depth in depths)] for name in names),
+    ]
 
 
-def table(results: Sequence[Result]) -> list[list[str]]:
-    """Rows of cells, the heading first: optimisers down, depths across."""
-    return _matrix(results, {(r.optimizer, r.depth): r.cell for r in results})
-
-
-def means(results: Sequence[Result]) -> list[list[str]]:
-    """The same for mean and standard deviation."""
-    return _matrix(results, {(r.optimizer, r.depth): f"{short(r.final.mean())} ± {short(_sd(r))}" for r in results})
-
-
-def _sd(r: Result) -> float:
-    return r.final.std(ddof=1) if len(r.final) > 1 else np.nan
-
-
-def differences(results: Sequence[Result]) -> list[list[str]] | None:
-    """The same for the difference from the plain optimiser; None if there is nothing to compare."""
-    plain = {(r.task.optimizer, r.depth): r for r in results}
-    compared = [r for r in results if r.family != r.task.optimizer and (r.family, r.depth) in plain]
-    if not compared:
+def _plain(results: Sequence[Result], result: Result) -> Result | None:
+    """The strongest plain optimiser that it is a version of, at its depth."""
+    if not result.task.method.is_langevin:
         return None
-    return _matrix(compared, {(r.optimizer, r.depth): _difference(r, plain[r.family, r.depth]) for r in compared})
+    found = [r for r in results if r.task.method.name == result.family and r.depth == result.depth]
+    return max(found, key=lambda r: r.final.mean(), default=None)
+
+
+def _several(results: Sequence[Result]) -> bool:
+    plain = Counter((r.family, r.depth) for r in results if r.task.method.name == r.family)
+    return max(plain.values(), default=0) > 1
 
 
 def _difference(result: Result, plain: Result) -> str:
     mean, low, high = paired_difference(result.final, plain.final)
-    interval = "" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]"
-    return signed(mean) + interval
+    return signed(mean) + ("" if np.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
@@ -188,88 +190,39 @@ def signed(value: float) -> str:
     return ("−" if round(value, 3) < 0 else "+") + short(abs(value))
 
 
-def _matrix(results: Sequence[Result], cells: dict[tuple[str, int], str]) -> list[list[str]]:
-    names, depths = list(dict.fromkeys(r.optimizer for r in results)), sorted({r.depth for r in results})
-    return [
-        ["Optimiser", *(layers(next(r.task for r in results if r.depth == depth)) for depth in depths)],
-        *([name, *(cells[name, depth] for depth in depths)] for name in names),
-    ]
-
-
-def printed(results: Sequence[Result]) -> str:
-    classes = results[0].classes
-    return "\n\n".join(part if isinstance(part, str) else as_text(part) for part in _parts(results, classes))
-
-
-def _parts(results: Sequence[Result], classes: int) -> list[Any]:
-    against_plain = differences(results)
-    parts: list[Any]
-    parts = [table(results), cell_note(classes)]
-    if against_plain is not None:
-        parts += [against_plain, difference_note(len(results[0].runs))]
-    return [*parts, finding(results)]
-
-
-def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output: Path) -> list[Path]:
-    """Write the tables to ``output``; returns the files."""
-    return [
-        _write_markdown(results, note, pictures, output / "results.md"),
-        write_csv(SUMMARY, map(_summary, results), output / "summary.csv"),
-        write_csv(RUNS, (run for r in results for run in _runs(r)), output / "runs.csv"),
-        write_csv(DIFFERENCES, _differences(results), output / "differences.csv"),
-    ]
-
-
-def _write_markdown(results: Sequence[Result], note: str, pictures: Sequence[Path], path: Path) -> Path:
-    every = _parts(results, results[0].classes)
-    if len(results[0].runs) > 1:
-        every += [means(results), "Mean and standard deviation over the seeds."]
-    parts = [part if isinstance(part, str) else as_markdown(part) for part in every]
-    links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
-    path.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
-    return path
-
-
-_OF_ALL = ("data", "model", "depth", "optimiser", "learning_rate", "sigma")
+_OF_ALL = ("data", "model", "depth", "method", "learning_rate", "sigma")
 SUMMARY = (
     *_OF_ALL,
-    *("final_mean", "final_sd", "final_median", "final_worst", "final_best", "best_epoch_median"),
-    *("trained", "diverged", "seeds", "epochs"),
+    *("final_mean", "final_sd", "final_median", "final_worst", "final_best", "trained", "diverged", "seeds", "epochs"),
+    *("minus", "difference", "low", "high"),
 )
-DIFFERENCES = ("data", "model", "depth", "optimiser", "minus", "mean", "low", "high", "seed", "difference")
-RUNS = (*_OF_ALL, *("seed", "noisy_share", "epochs", "final", "best", "final_loss", "trained"))
+RUNS = (*_OF_ALL, *("seed", "noisy_share", "epochs", "final", "final_loss", "trained"))
 
 
 def _of_all(r: Result) -> tuple[Any, ...]:
-    sigma = "" if r.task.sigma is None else f"{r.task.sigma:g}"
-    return r.task.data, r.task.model, r.depth, r.optimizer, f"{r.task.learning_rate:g}", sigma
+    sigma = "" if r.task.method.sigma is None else f"{r.task.method.sigma:g}"
+    return r.task.data, r.task.model, r.depth, r.label, f"{r.task.method.learning_rate:g}", sigma
 
 
-def _summary(r: Result) -> tuple[Any, ...]:
-    accuracies = r.final.mean(), _sd(r), np.median(r.final), r.final.min(), r.final.max(), np.median(r.best)
-    return *_of_all(r), *map(_figure, accuracies), r.trained.sum(), r.diverged.sum(), len(r.runs), r.task.epochs
+def _summary(r: Result, plain: Result | None) -> tuple[Any, ...]:
+    sd = r.final.std(ddof=1) if len(r.final) > 1 else np.nan
+    accuracies = r.final.mean(), sd, np.median(r.final), r.final.min(), r.final.max()
+    counts = r.trained.sum(), r.diverged.sum(), len(r.runs), r.task.epochs
+    against = ("", np.nan, np.nan, np.nan) if plain is None else (plain.label, *paired_difference(r.final, plain.final))
+    return *_of_all(r), *map(_figure, accuracies), *counts, against[0], *map(_figure, against[1:])
 
 
-def _runs(r: Result) -> Iterable[tuple[Any, ...]]:
-    for run, final, best, trained in zip(r.runs, r.final, r.best, r.trained, strict=True):
-        where = run.seed, f"{run.noisy_share:.4g}", len(run.accuracy)
-        yield *_of_all(r), *where, _figure(final), _figure(best), f"{run.loss[-1]:.6g}", int(trained)
-
-
-def _differences(results: Sequence[Result]) -> Iterable[tuple[Any, ...]]:
-    """Of each version from the plain optimiser, and of Layer Langevin from Langevin."""
-    by_name = {(r.task.optimizer, r.depth): r for r in results}
-    for r in results:
-        langevin = "l-" + r.family if r.task.optimizer.startswith("ll-") else r.family
-        for name in dict.fromkeys((r.family, langevin)):
-            other = by_name.get((name, r.depth))
-            if other is not None and other is not r:
-                mean, low, high = map(_figure, paired_difference(r.final, other.final))
-                for run, difference in zip(r.runs, r.final - other.final, strict=True):
-                    where = r.task.data, r.task.model, r.depth, r.optimizer, other.optimizer
-                    yield *where, mean, low, high, run.seed, _figure(difference)
+def _runs(r: Result) -> list[tuple[Any, ...]]:
+    return [
+        (*_of_all(r), run.seed, f"{run.noisy_share:.4g}", len(run.accuracy), _figure(final), f"{run.loss[-1]:.6g}", t)
+        for run, final, t in zip(r.runs, r.final, r.trained.astype(int), strict=True)
+    ]
 
 
 def _figure(accuracy: float) -> str:
     """Empty for what a single seed does not have."""
     return "" if np.isnan(accuracy) else f"{accuracy:.6f}"
+
+
+def family_name(family: str) -> str:
+    return FAMILIES.get(family) or ", ".join(INTEGRATORS.values())

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import langevin_optax as lgv
-from examples.image_classification.task import Task
+from examples.image_classification.train import Task
 from examples.storage import StorageError
 
 
@@ -40,25 +40,19 @@ class Results:
         self._lines = _read(path)
 
     def runs(self, task: Task) -> dict[int, Run]:
-        """By seed; only those of the code as it is."""
-        identity = _identity(task)
-        lines = [
-            line for line in self._lines if (line["task"], line["code"]) == identity and _here().items() <= line.items()
-        ]
-        return {line["seed"]: _run(line) for line in lines}
+        """By seed; only those of the code, of the versions and of the kind of device that are here."""
+        here = _here(task)
+        return {line["seed"]: _run(line) for line in self._lines if here.items() <= line.items()}
 
     def append(self, task: Task, runs: Sequence[Run]) -> None:
-        description, code = _identity(task)
         lines = [
             {
-                "task": description,
+                **_here(task),
+                "langevin_optax": lgv.__version__,
                 "seed": run.seed,
                 "noisy_share": run.noisy_share,
                 "accuracy": run.accuracy.tolist(),
                 "loss": [loss if math.isfinite(loss) else None for loss in run.loss.tolist()],
-                "code": code,
-                "langevin_optax": lgv.__version__,
-                **_here(),
             }
             for run in runs
         ]
@@ -77,24 +71,24 @@ class Results:
 
 def identity(task: Task, seeds: Sequence[int]) -> str:
     """A name for a task, these seeds and the code."""
-    return _hash(json.dumps([*_identity(task), list(seeds)]).encode())
+    return _hash(json.dumps([asdict(task), _code(), list(seeds)]).encode())
 
 
-def _identity(task: Task) -> tuple[dict[str, Any], str]:
-    return asdict(task), _code()
+def _here(task: Task) -> dict[str, Any]:
+    return {
+        "task": asdict(task),
+        "code": _code(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
 
 
 @functools.cache
 def _code() -> str:
     """The code that a result depends on: a result of other code is never taken for one of this."""
     here, package = Path(__file__).parent, Path(lgv.__file__).parent
-    trained = [here / f"{name}.py" for name in ("models", "optimizers", "train")]
+    trained = [here / f"{name}.py" for name in ("methods", "models", "train")]
     return _hash(b"".join(path.read_bytes() for path in [*sorted(package.rglob("*.py")), *trained]))
-
-
-def _here() -> dict[str, str]:
-    """A study does not mix results of other versions or devices."""
-    return {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
 
 
 def _hash(content: bytes) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,25 +17,19 @@ import orbax.checkpoint as ocp
 from examples.image_classification import results, train
 from examples.image_classification.data import Data
 from examples.image_classification.results import Results, Run
-from examples.image_classification.task import Task
-
-
-class Observer(Protocol):
-    """Told of every epoch, by one thread at a time."""
-
-    def epoch(self, task: Task, seeds: Sequence[int], number: int, accuracy: np.ndarray, loss: np.ndarray) -> None: ...
+from examples.image_classification.train import Task
 
 
 @dataclass
 class Sweep:
-    """Seeds that train together share a checkpoint. Observers hear of each until all of them have stopped."""
+    """Seeds that train together share a checkpoint. ``on_epoch`` is told of every epoch, by one thread at a time."""
 
     data: Data
     results: Results
     checkpoints: Path
     seeds_at_once: Callable[[Task], int]
     checkpoint_minutes: float
-    observers: Sequence[Observer] = ()
+    on_epoch: Callable[[Task, Sequence[int], int], None] = lambda task, seeds, number: None
     stop: Event = field(default_factory=Event)  # once it is set, runs end with their epoch, and save it
     _lock: Any = field(default_factory=Lock)
 
@@ -105,24 +99,16 @@ class Sweep:
             state = jax.device_put(state, device)
             saved = time.monotonic()
             for number in range(first, task.epochs):
-                if all(_stopped_after(task, losses[:number]) for losses in loss):
-                    break
-                state, epoch = training.epoch(state, np.int32(number), images)
-                accuracy[:, number], loss[:, number] = epoch
+                state, (accuracy[:, number], loss[:, number]) = training.epoch(state, np.int32(number), images)
                 with self._lock:
-                    for observer in self.observers:
-                        observer.epoch(task, seeds, number, accuracy[:, number], loss[:, number])
+                    self.on_epoch(task, seeds, number)
                 interrupted = self.stop.is_set()
                 if interrupted or time.monotonic() - saved > 60 * self.checkpoint_minutes:
                     manager.save(number + 1, args=ocp.args.StandardSave((state, accuracy, loss)))
                     saved = time.monotonic()
                 if interrupted:
                     return None
-        lengths = [_stopped_after(task, losses) or task.epochs for losses in loss]
-        return [
-            Run(seed, accuracy[i, :length], loss[i, :length], training.noisy_share)
-            for i, (seed, length) in enumerate(zip(seeds, lengths, strict=True))
-        ]
+        return [Run(seed, accuracy[i], loss[i], training.noisy_share) for i, seed in enumerate(seeds)]
 
 
 def _restored(manager: ocp.CheckpointManager, step: int, like: Any, device: Any) -> Any:
@@ -137,16 +123,3 @@ def _restored(manager: ocp.CheckpointManager, step: int, like: Any, device: Any)
             "train its runs from the start"
         ) from error
     return state, *map(np.array, curves)  # float32, as they came from the device
-
-
-def _stopped_after(task: Task, losses: np.ndarray) -> int | None:
-    """The number of epochs after which the training loss was no better than ``early_stopping`` epochs before."""
-    if task.early_stopping is None:
-        return None
-    best, best_at = np.inf, 0
-    for number, loss in enumerate(losses, 1):
-        if loss < best:
-            best, best_at = loss, number
-        elif number - best_at >= task.early_stopping:
-            return number
-    return None

@@ -1,7 +1,7 @@
-"""The training of one model with one optimiser, an epoch at a time, for several seeds at once."""
+"""The training of one network with one method, an epoch at a time, for several seeds at once."""
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +9,25 @@ import jax.numpy as jnp
 import optax
 
 import langevin_optax as lgv
-from examples.image_classification import models, optimizers
+from examples.image_classification import methods, models
 from examples.image_classification.data import Data
-from examples.image_classification.task import Task
+from examples.image_classification.methods import Method
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a result depends on, except for the seed."""
+
+    data: str
+    data_checksum: int
+    model: str
+    depth: int
+    width: int
+    dtype: str
+    augment: bool
+    batch_size: int
+    epochs: int
+    method: Method
 
 
 class Runs(NamedTuple):
@@ -34,51 +50,31 @@ class Training(NamedTuple):
 
 def prepare(task: Task, data: Data) -> Training:
     """All that is ready before the first step, compiled by its first call."""
-    model, example, order = _model(task, data), _example(data), layers(task, data)
-    optimizer = optimizers.build(task, order, task.epochs * steps_per_epoch(task, data))
+    model = models.MODELS[task.model](task.depth, task.width, data.classes, jnp.dtype(task.dtype))
+    example = jnp.zeros((1, *data.train_x.shape[1:]))
+    order = lgv.layer_order(model, example)
+    steps = steps_per_epoch(task, data)
+    optimizer = methods.build(task.method, order, task.epochs * steps)
+
+    def start_one(seed: jax.Array) -> Runs:
+        """Weights, batches, augmentation and noise depend on the seed alone, so that methods share them."""
+        init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 3)
+        variables = model.init(init_key, example)
+        opt_state = optimizer(noise_key).init(variables["params"])
+        return Runs(variables["params"], variables.get("batch_stats", {}), opt_state, batch_key)
+
+    share = len(methods.selected(task.method, order)) / len(order)
     images = data.train_x, data.train_y, data.test_x, data.test_y
-
-    def start(seeds: Sequence[int]) -> Runs:
-        return jax.vmap(lambda seed: _start(model, optimizer, example, seed))(jnp.array(seeds))
-
-    return Training(start, _epoch(task, model, optimizer(0), data), images, _noisy_share(task, order))
-
-
-def _model(task: Task, data: Data) -> Any:
-    return models.MODELS[task.model](task.depth, task.width, data.classes, jnp.dtype(task.dtype))
-
-
-def _example(data: Data) -> jax.Array:
-    return jnp.zeros((1, *data.train_x.shape[1:]))
-
-
-def layers(task: Task, data: Data) -> list[str]:
-    """The layers of the model, in the order in which it calls them."""
-    return lgv.layer_order(_model(task, data), _example(data))
+    return Training(
+        lambda seeds: jax.vmap(start_one)(jnp.array(seeds)), _epoch(task, model, optimizer(0), data), images, share
+    )
 
 
 def steps_per_epoch(task: Task, data: Data) -> int:
     return len(data.train_x) // task.batch_size
 
 
-def _noisy_share(task: Task, order: Sequence[str]) -> float:
-    if not (optimizers.is_langevin(task.optimizer) or task.optimizer in optimizers.INTEGRATORS):
-        return 0.0
-    if task.layers is None:
-        return 1.0
-    first = task.layers if isinstance(task.layers, int) else max(1, math.floor(round(task.layers * len(order), 9)))
-    return first / len(order)
-
-
-def _start(model: Any, optimizer: optimizers.Factory, example: jax.Array, seed: jax.Array) -> Runs:
-    """Weights, batches, augmentation and noise depend on the seed alone, so that optimisers share them."""
-    init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 3)
-    variables = model.init(init_key, example)
-    params = variables["params"]
-    return Runs(params, variables.get("batch_stats", {}), optimizer(noise_key).init(params), batch_key)
-
-
-def _epoch(task: Task, model: Any, optimizer: optax.GradientTransformationExtraArgs, data: Data) -> Any:
+def _epoch(task: Task, model: Any, tx: optax.GradientTransformationExtraArgs, data: Data) -> Any:
     batch_size, steps = task.batch_size, steps_per_epoch(task, data)
 
     def normalized(images):
@@ -90,23 +86,23 @@ def _epoch(task: Task, model: Any, optimizer: optax.GradientTransformationExtraA
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y).mean()
         return loss, new.get("batch_stats", batch_stats)
 
-    def plan(batch_key, number):
-        # Every epoch has an order of its own and leaves out what fills no batch.
-        order_key, augmentation_key = jax.random.split(jax.random.fold_in(batch_key, number))
-        order = jax.random.permutation(order_key, len(data.train_x))[: steps * batch_size].reshape(steps, batch_size)
-        return order, jax.random.split(augmentation_key, steps)
-
     def step(state, batch, key, images):
         params, batch_stats, opt_state = state
         x, y = images[0][batch], images[1][batch]
         x = normalized(augmented(key, x) if task.augment else x)
         (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch_stats, x, y)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), batch_stats, opt_state), loss
 
     def right(state, image, label):
         variables = {"params": state[0], "batch_stats": state[1]}
         return model.apply(variables, normalized(image)[None], train=False)[0].argmax() == label
+
+    def plan(batch_key, number):
+        # Every epoch has an order of its own and leaves out what fills no batch.
+        order_key, augmentation_key = jax.random.split(jax.random.fold_in(batch_key, number))
+        order = jax.random.permutation(order_key, len(data.train_x))[: steps * batch_size].reshape(steps, batch_size)
+        return order, jax.random.split(augmentation_key, steps)
 
     def epoch(runs, number, images):
         def next_step(state, batch_and_key):

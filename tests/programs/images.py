@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from examples.image_classification import __main__ as demo
-from examples.image_classification import data, flags, train
+from examples.image_classification import data, methods, train
 
 DIGITS = data.load("digits")
 SMALL = DIGITS._replace(
@@ -18,12 +18,17 @@ SMALL = DIGITS._replace(
     test_x=DIGITS.test_x[:128],
     test_y=DIGITS.test_y[:128],
 )
+DEFAULTS = dict(data="small", data_checksum=SMALL.checksum, model="dense", depth=2, width=64, dtype="float32")
+DEFAULTS |= dict(augment=False, batch_size=128, epochs=2)
 
 
-def task(*argv, of=SMALL):
-    """The first task of these flags."""
-    few = ["--depths", "2", "--epochs", "2", "--plain-eps", "1e-6"]  # the eps of lgv.adam
-    return flags.tasks(flags.parse([*few, *argv]), of)[0]
+def method(text, for_all=""):
+    """From the command line's words, without those of a preset."""
+    return methods.method(*methods.parse(text), methods.parse_settings(for_all) if for_all else {})
+
+
+def task(text="adam", **changes):
+    return train.Task(**DEFAULTS | changes, method=method(text))
 
 
 @functools.cache

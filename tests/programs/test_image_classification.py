@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -23,22 +23,15 @@ import scipy.stats
 
 import langevin_optax as lgv
 from examples.image_classification import __main__ as demo
-from examples.image_classification import (
-    flags,
-    models,
-    optimizers,
-    presets,
-    report,
-    train,
-)
+from examples.image_classification import flags, methods, models, pictures, report, train
 from examples.image_classification.sweep import Sweep
 from tests.cases import by_default
-from tests.programs.images import SMALL, curves, lines, main, task
+from tests.programs.images import SMALL, curves, lines, main, method, task
 
 pytestmark = pytest.mark.usefixtures("one_device", "elsewhere")
 NAMES = ["Adam", "LL-Adam 30 %"]
-STUDY = ["--depths", 2, 1, 2, "--seeds", 2, "--epochs", 2]
-OPTIMIZERS = ["adam", "ll-adam"]
+STUDY = ["--depths", 2, 1, 2, "--seeds", 2, "--epochs", 2, "--methods", "adam", "ll-adam"]
+DRAWN = ("learning_curves.png", "training_loss.png", "accuracy_against_depth.png")
 
 
 class Study(NamedTuple):
@@ -54,17 +47,14 @@ class Study(NamedTuple):
 
     @property
     def final(self):
-        final = defaultdict(list)
+        found = defaultdict(list)
         for r in self.rows("runs.csv"):
-            final[r["optimiser"], r["depth"]].append(float(r["final"]))
-        return final
+            found[r["method"], r["depth"]].append(float(r["final"]))
+        return found
 
     @property
     def trained(self):
-        trained = defaultdict(int)
-        for r in self.rows("runs.csv"):
-            trained[r["optimiser"], r["depth"]] += int(r["trained"])
-        return trained
+        return Counter((r["method"], r["depth"]) for r in self.rows("runs.csv") if r["trained"] == "1")
 
 
 @pytest.fixture(scope="module")
@@ -73,46 +63,48 @@ def study(tmp_path_factory):
     device = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(jax, "local_devices", lambda: device)
-        said = main(*STUDY, "--optimizers", *OPTIMIZERS, "--seeds-at-once", 1, "--tensorboard", "--output", output)
-    return Study(*said, output)
+        return Study(*main(*STUDY, "--seeds-at-once", 1, "--output", output), output)
 
 
 def test_every_run_is_reported(study):
     runs = study.rows("runs.csv")
-    assert [(r["data"], r["model"], r["depth"], r["optimiser"], r["seed"]) for r in runs] == [
+    assert [(r["data"], r["model"], r["depth"], r["method"], r["seed"]) for r in runs] == [
         ("digits", "dense", depth, name, seed) for depth in "12" for name in NAMES for seed in "01"
     ]
-    assert all(0 <= float(r["final"]) <= float(r["best"]) <= 1 for r in runs)
+    assert all(0 <= float(r["final"]) <= 1 and r["epochs"] == "2" for r in runs)
     assert all(int(r["trained"]) == (float(r["final"]) > 0.5) and float(r["final_loss"]) > 0 for r in runs)
     written = {
-        (str(r["task"]["depth"]), r["task"]["optimizer"], str(r["seed"])): r for r in lines(study.output / "runs.jsonl")
+        (str(r["task"]["depth"]), r["task"]["method"]["name"], str(r["seed"])): r
+        for r in lines(study.output / "runs.jsonl")
     }
     assert len(written) == len(runs) == 8
     shares = {"adam": (0, 0), "ll-adam": (1 / 2, 1 / 3)}
     for r in runs:
-        line = written[r["depth"], r["optimiser"].split()[0].lower(), r["seed"]]
+        name = r["method"].split()[0].lower()
+        line = written[r["depth"], name, r["seed"]]
         assert f"{line['accuracy'][-1]:.6f}" == r["final"] and len(line["accuracy"]) == len(line["loss"]) == 2
+        assert f"{line['loss'][-1]:.6g}" == r["final_loss"] and r["sigma"] == ("" if name == "adam" else "0.001")
         assert line["task"]["data"] == "digits" and line["task"]["epochs"] == 2
-        assert line["noisy_share"] == shares[line["task"]["optimizer"]][int(r["depth"]) - 1]
+        assert line["noisy_share"] == shares[name][int(r["depth"]) - 1]
 
 
 def test_the_summary_is_that_of_the_runs(study):
     final, trained = study.final, study.trained
-    summary = {(r["optimiser"], r["depth"]): r for r in study.rows("summary.csv")}
+    summary = {(r["method"], r["depth"]): r for r in study.rows("summary.csv")}
     assert list(summary) == list(final)
-    for cell, r in summary.items():
-        a, b = final[cell]
+    for (name, depth), r in summary.items():
+        a, b = final[name, depth]
         assert float(r["final_median"]) == pytest.approx((a + b) / 2, abs=1e-6) == float(r["final_mean"])
         assert float(r["final_sd"]) == pytest.approx(abs(a - b) / math.sqrt(2), abs=2e-6)
         assert (float(r["final_worst"]), float(r["final_best"])) == (min(a, b), max(a, b))
-        assert (int(r["trained"]), int(r["diverged"]), int(r["seeds"])) == (trained[cell], 0, 2)
+        assert (int(r["trained"]), int(r["diverged"]), int(r["seeds"])) == (trained[name, depth], 0, 2)
         assert (int(r["epochs"]), float(r["learning_rate"])) == (2, 1e-3)
-
-    differences = {(r["optimiser"], r["minus"], r["depth"], int(r["seed"])): r for r in study.rows("differences.csv")}
-    assert len(differences) == 2 * 2
-    for (ours, theirs, depth, seed), r in differences.items():
-        assert float(r["difference"]) == pytest.approx(final[ours, depth][seed] - final[theirs, depth][seed], abs=2e-6)
-    assert {key[:2] for key in differences} == {(NAMES[1], "Adam")}
+        if name == "Adam":
+            assert r["minus"] == r["difference"] == r["low"] == r["high"] == ""
+        else:
+            each = np.subtract(final[name, depth], final["Adam", depth])
+            assert r["minus"] == "Adam" and float(r["difference"]) == pytest.approx(each.mean(), abs=2e-6)
+            assert (float(r["low"]), float(r["high"])) == pytest.approx((each.min(), each.max()), abs=2e-6)
 
 
 def test_the_tables_are_those_of_the_runs(study):
@@ -125,7 +117,7 @@ def test_the_tables_are_those_of_the_runs(study):
     }
     markdown = (study.output / "results.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
-    assert rows[0] == ["Optimiser", "1 hidden layer", "2 hidden layers"]
+    assert rows[0] == ["Method", "1 hidden layer", "2 hidden layers"]
     assert rows[2:4] == [[name, *(cells[name, depth] for depth in "12")] for name in NAMES]
     table = [line for line in study.printed.splitlines() if "/2" in line]
     assert ["  ".join(row) for row in rows[2:4]] == [line.strip() for line in table]
@@ -135,15 +127,16 @@ def test_the_tables_are_those_of_the_runs(study):
     counts = ", ".join(f"{name} {trained[name, '2']}" for name in NAMES)
     sentence = f"Trained with 2 hidden layers, of 2 seeds: {counts}."
     assert sentence in study.printed and sentence in markdown
+    assert "digits, 1437 training and 360 test images; dense, width 64; 2 seeds, 2 epochs of 11 batches of 128; " in (
+        markdown
+    )
     assert "digits, 1437 training and 360 test images" in study.printed
-    assert "2 seeds, 2 epochs of 11 batches of 128" in markdown
 
 
 def test_what_is_written_is_named_and_drawn(study):
-    drawn = ("learning_curves.png", "training_loss.png", "accuracy_against_depth.png")
-    for name in ("runs.jsonl", "results.md", "summary.csv", "runs.csv", "differences.csv", *drawn):
+    for name in ("runs.jsonl", "results.md", "summary.csv", "runs.csv", *DRAWN):
         assert str(study.output / name) in study.printed
-    for name in drawn:
+    for name in DRAWN:
         picture = matplotlib.image.imread(study.output / name)
         assert min(picture.shape[:2]) > 400 and picture.std() > 0.05
     # No terminal: a line each time, the last one for all the work.
@@ -152,54 +145,42 @@ def test_what_is_written_is_named_and_drawn(study):
     assert not list((study.output / "checkpoints").iterdir())
 
 
-def test_tensorboard(study):
-    (run,) = (study.output / "tensorboard" / "1 hidden layer" / "Adam").glob("seed 0, *")
-    (events,) = run.iterdir()
-    written = events.read_bytes()
-    line = lines(study.output / "runs.jsonl")[0]
-    assert (line["task"]["optimizer"], line["task"]["depth"], line["seed"]) == ("adam", 1, 0)
-    assert written.count(b"test_accuracy") == written.count(b"training_loss") == 2
-    for value in line["accuracy"] + line["loss"]:
-        assert np.float32(value).tobytes() in written
-
-
 def without_lock(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def test_nothing_is_run_again(study, tmp_path):
-    """The same command reads the runs that are there; one optimiser more costs that one only."""
+def test_nothing_is_run_again(study, tmp_path, monkeypatch):
+    """The same command reads the runs that are there; one method more costs that one only, and may rename others."""
     output = tmp_path / "copy"
     shutil.copytree(study.output, output)
     before = without_lock(output)
-    printed, progress = main(*STUDY, "--optimizers", *OPTIMIZERS, "--output", output)
+    monkeypatch.setattr(pictures, "write", lambda results, note, folder: [folder / name for name in DRAWN])
+    printed, progress = main(*STUDY, "--output", output)
     assert "8 of 8 runs are in" in printed and not progress
     assert printed.split("\n\n")[1:-1] == study.printed.split("\n\n")[1:-1]  # the tables
-    after = without_lock(output)
-    changed = {path.suffix for path in before if after[path] != before[path]}
-    assert changed <= {".png"} and set(after) == set(before)
+    assert without_lock(output) == before
 
-    more = ["--optimizers", "yogi", *OPTIMIZERS]
-    sweep = captured(main, *STUDY, *more, "--seeds", 3, "--output", output)
-    missing = {(t.optimizer, t.depth): sweep.missing(t, range(3)) for t in sweep.tasks}
-    assert missing == {(name, depth): [0, 1, 2] if name == "yogi" else [2] for depth in (1, 2) for name in more[1:]}
+    sweep = captured(main, *STUDY, "adam:eps=1e-8", "yogi", "--seeds", 3, "--output", output)
+    missing = {(t.method.name, t.method.eps, t.depth): sweep.missing(t, range(3)) for t in sweep.tasks}
+    adam, new, layer, yogi = ("adam", 1e-14), ("adam", 1e-8), ("ll-adam", 1e-14), ("yogi", 1e-14)
+    seeds = {adam: [2], layer: [2], new: [0, 1, 2], yogi: [0, 1, 2]}
+    assert missing == {(*one, depth): seeds[one] for one in seeds for depth in (1, 2)}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["--optimizers", "ll-adam"], r"\(1 hidden layer, Adam is left out, 2 hidden layers, Adam is left out\)"),
+        (["--methods", "ll-adam"], r"\(1 hidden layer, Adam is left out, 2 hidden layers, Adam is left out\)"),
         (["--depths", 1], "2 hidden layers, Adam is left out, 2 hidden layers, LL-Adam 30 % is left out"),
         (["--seeds", 1], r"\(seed 1 is left out\)"),
         (["--epochs", 3], "1 hidden layer, Adam: epochs was 2, is 3, .* and 1 more"),
-        (["--sigma", 5], "1 hidden layer, LL-Adam 30 %: sigma was 0.001, is 5.0"),
+        (["--all", "sigma=5"], "1 hidden layer, LL-Adam 30 %: method: sigma was 0.001, is 5.0"),
     ],
 )
 def test_a_folder_keeps_its_tables(changes, said, study):
     before = without_lock(study.output)
-    command = [*STUDY, "--optimizers", *OPTIMIZERS, *changes]
     with pytest.raises(SystemExit, match=rf"error: .*folder has tables .*{said}.*; choose another --output, or ask"):
-        main(*command, "--output", study.output)
+        main(*STUDY, *changes, "--output", study.output)
     assert without_lock(study.output) == before
 
 
@@ -230,9 +211,9 @@ def test_how_many_seeds_train_together(tmp_path):
     assert at_once(*conv) == 1 and at_once(*conv, "--seeds-at-once", 3) == 3
 
 
-def test_optimisers_share_weights_batches_and_noise_and_seeds_do_not():
+def test_methods_share_weights_batches_and_noise_and_seeds_do_not():
     adam, langevin, layer = (
-        train.prepare(task("--optimizers", name), SMALL).start(range(2)) for name in ("adam", "l-adam", "ll-adam")
+        train.prepare(task(name, depth=1), SMALL).start(range(2)) for name in ("adam", "l-adam", "ll-adam")
     )
 
     def different(tree):  # a leaf that is not constant from the start, such as a kernel
@@ -243,16 +224,15 @@ def test_optimisers_share_weights_batches_and_noise_and_seeds_do_not():
         assert np.all(runs.batch_key == adam.batch_key)
     noise_keys = optax.tree.get(langevin.opt_state, "key")
     assert np.all(noise_keys == optax.tree.get(layer.opt_state, "key"))
-    assert len(different(adam.params)) == 3 and all(different(adam.params))
+    assert len(different(adam.params)) == 2 and all(different(adam.params))
     assert noise_keys[0] != noise_keys[1] and adam.batch_key[0] != adam.batch_key[1]
     assert not np.any(noise_keys == adam.batch_key)
 
 
-def test_noise_is_the_only_difference_of_the_optimisers():
-    eps = ["--plain-eps", "1e-6"]  # that of lgv.adam
-    adam, silent = (after_steps(built("--optimizers", *name, *eps)) for name in (["adam"], ["l-adam", "--sigma", "0"]))
-    everywhere, all_layers = (
-        after_steps(built("--optimizers", *name)) for name in (["l-adam"], ["ll-adam", "--noisy-layers", "1.0"])
+def test_noise_is_the_only_difference_of_the_methods():
+    adam, silent, everywhere, all_layers = (
+        after_steps(built(text, for_all="eps=1e-7"))
+        for text in ("adam", "l-adam:sigma=0", "l-adam", "ll-adam:layers=1.0")
     )
     chex.assert_trees_all_close(silent, adam, rtol=1e-6)
     chex.assert_trees_all_equal(all_layers, everywhere)
@@ -261,9 +241,8 @@ def test_noise_is_the_only_difference_of_the_optimisers():
 
 @pytest.mark.slow
 def test_noise_is_the_only_difference_of_the_trainings():
-    adam, silent = curves(task("--optimizers", "adam")), curves(task("--optimizers", "l-adam", "--sigma", "0"))
-    everywhere = curves(task("--optimizers", "l-adam"))
-    all_layers = curves(task("--optimizers", "ll-adam", "--noisy-layers", "1.0"))
+    adam, silent = curves(task("adam:eps=1e-6")), curves(task("l-adam:sigma=0"))  # eps of lgv.adam
+    everywhere, all_layers = curves(task("l-adam")), curves(task("ll-adam:layers=1.0"))
     # Two programs round alike on some machines only.
     np.testing.assert_allclose(silent[0], adam[0], atol=1.5 / 128)
     np.testing.assert_allclose(silent[1], adam[1], rtol=1e-6)
@@ -272,28 +251,21 @@ def test_noise_is_the_only_difference_of_the_trainings():
     assert not np.array_equal(adam[1][:, 0], adam[1][:, 1])
 
 
-def test_a_seed_does_not_depend_on_the_others():
-    together, alone = curves(task()), curves(task(), seeds=(1,))
-    np.testing.assert_allclose(together[1][:, 1:], alone[1], rtol=1e-5)
-
-
-FAST = ["--optimizers", "adam", "--depths", "1", "--epochs", "6", "--learning-rate", "0.01", "--batch-size", "96"]
-
-
 @pytest.mark.slow
 def test_step_by_step_is_the_compiled_epoch(monkeypatch):
     """What convolutions get on a CPU; the last batch of test images is a small one."""
-    own = task(*FAST, "--augment")
+    own = task("adam:learning_rate=0.01", depth=1, epochs=6, batch_size=96, augment=True)
     whole = curves(own)
     monkeypatch.setattr(models, "CONVOLUTIONAL", ("dense",))
     np.testing.assert_allclose(curves.__wrapped__(own), whole, rtol=1e-4, atol=1.5 / 128)
     assert not hasattr(train.prepare(own, SMALL).epoch, "lower")  # it was no compiled program, this time
 
 
-# The optimisers
+# The methods
 
 
 LAYERS = ["Dense_0", "Dense_1", "Dense_2"]
+TEN = [f"Dense_{i}" for i in range(10)]
 
 
 def after_steps(tx):
@@ -307,36 +279,30 @@ def after_steps(tx):
     return params
 
 
-def built(*argv, key=0):
-    return optimizers.build(task(*argv), LAYERS, steps=10)(key)
+def built(text, key=0, for_all=""):
+    return methods.build(method(text, for_all), LAYERS, steps=10)(key)
 
 
-@pytest.mark.parametrize("name", by_default(["sgd", "adam"], optimizers.FAMILIES))
+@pytest.mark.parametrize("name", by_default(["sgd", "adam"], methods.FAMILIES))
 def test_names_are_the_optimisers_of_that_name(name):
-    eps = {} if name == "sgd" else {"eps": 1e-3}
-    gamma = optax.linear_schedule(0.5, 0.0, 10)
-    plain = built(
-        "--optimizers", name, "--plain-eps", "1e-3", "--learning-rate", "0.5", "--learning-rate-schedule", "linear"
-    )
-    chex.assert_trees_all_close(after_steps(plain), after_steps(getattr(optax, name)(gamma, **eps)), rtol=1e-6)
+    eps, given = ({}, "") if name == "sgd" else ({"eps": 1e-3}, ",eps=1e-3")
+    given = f"learning_rate=0.5,learning_rate_schedule=linear{given}"
+    gamma, sigma = optax.linear_schedule(0.5, 0.0, 10), optax.linear_schedule(0.2, 0.0, 6)
+    plain = after_steps(built(f"{name}:{given}"))
+    chex.assert_trees_all_close(plain, after_steps(getattr(optax, name)(gamma, **eps)), rtol=1e-6)
 
-    langevin, sigma = getattr(lgv, name), optax.linear_schedule(0.2, 0.0, 6)
-    noisy = ["--learning-rate", "0.5", "--learning-rate-schedule", "linear", "--sigma", "0.2"]
-    expected = after_steps(langevin(gamma, sigma, key=7))
-    chex.assert_trees_all_close(after_steps(built("--optimizers", f"l-{name}", *noisy, key=7)), expected, rtol=1e-6)
-    first = after_steps(built("--optimizers", f"ll-{name}", "--noisy-layers", "2", *noisy, key=7))
-    silent = after_steps(langevin(gamma, 0.0, key=7))
+    langevin = getattr(lgv, name)
+    expected, silent = (after_steps(langevin(gamma, s, key=7, **eps)) for s in (sigma, 0.0))
+    chex.assert_trees_all_close(after_steps(built(f"l-{name}:{given},sigma=0.2", 7)), expected, rtol=1e-6)
+    first = after_steps(built(f"ll-{name}:{given},sigma=0.2,layers=2", 7))
     chex.assert_trees_all_close(first, {**expected, "Dense_2": silent["Dense_2"]}, rtol=1e-6)
     assert not np.allclose(expected["Dense_2"]["kernel"], silent["Dense_2"]["kernel"])
 
 
 def test_names_of_the_others():
-    noisy = ["--learning-rate", "0.5", "--sigma", "0.2"]
-    expected = after_steps(built("--optimizers", "l-sgd", *noisy))
-    chex.assert_trees_all_equal(after_steps(built("--optimizers", "sgld", *noisy)), expected)
-    integrator = ["--learning-rate", "0.5", "--temperature", "0.3", "--friction", "0.7", "--optimizers"]
-    order = {"order": LAYERS}
-    thermostat = {"sigma": 0.02, "coupling": 0.05}
+    expected = after_steps(built("l-sgd:learning_rate=0.5,sigma=0.2"))
+    chex.assert_trees_all_equal(after_steps(built("sgld:learning_rate=0.5,sigma=0.2")), expected)
+    order, thermostat = {"order": LAYERS}, {"sigma": 0.02, "coupling": 0.05}
     for name, tx in {
         "baoab": lgv.baoab(0.5, 0.3, 0.7, 3),
         "overdamped": lgv.overdamped_langevin(0.5, 0.3, 3),
@@ -344,27 +310,21 @@ def test_names_of_the_others():
         "lol": lgv.lol(0.5, 3, temperature=0.3, friction=0.7, **order),
         "lala": lgv.lala(0.5, 3, temperature=0.3, friction=0.7, **order),
     }.items():
-        got = built(*integrator, name, "--thermostat-sigma", "0.02", "--coupling", "0.05", key=3)
-        chex.assert_trees_all_close(after_steps(got), after_steps(tx), rtol=1e-6)
+        given = "learning_rate=0.5,temperature=0.3,friction=0.7,thermostat_sigma=0.02,coupling=0.05"
+        chex.assert_trees_all_close(after_steps(built(name, 3, given)), after_steps(tx), rtol=1e-6)
 
 
-def test_a_bound_on_the_noise():
-    bounded = ["--max-noise", "1e-3", "--learning-rate", "0.5", "--optimizers"]
-    expected = after_steps(lgv.adam(0.5, 1e-3, 3, max_noise=1e-3))
-    got = after_steps(built(*bounded, "l-adam", "--sigma-schedule", "constant", key=3))
-    free = after_steps(built(*bounded[2:], "l-adam", "--sigma-schedule", "constant", key=3))
-    chex.assert_trees_all_close(got, expected, rtol=1e-6)
-    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (got, free)), strict=True))
-    assert task(*bounded, "adam").max_noise is None
-    assert "noise of at most 0.001 per step" in report.caption([task(*bounded, "l-adam")], 1, SMALL)
+def test_a_bound_on_the_noise_and_the_eps_of_the_package():
+    given = "l-adam:learning_rate=0.5,sigma_schedule=constant"
+    bounded, free = (after_steps(built(given + more, 3)) for more in (",max_noise=1e-3", ""))
+    chex.assert_trees_all_close(bounded, after_steps(lgv.adam(0.5, 1e-3, 3, max_noise=1e-3)), rtol=1e-6)
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (bounded, free)), strict=True))
 
 
 @pytest.mark.slow
 def test_an_integrator_learns():
-    _, loss = curves(task("--optimizers", "adlala", "--depths", "1", "--epochs", "8", "--learning-rate", "0.25"), (0,))
+    _, loss = curves(task("adlala:learning_rate=0.25", depth=1, epochs=8), (0,))
     assert loss[-1] < loss[0] - 0.3
-    assert task("--optimizers", "overdamped", "--friction", "3").friction is None
-    assert task("--optimizers", "baoab", "--friction", "3").friction == 3
 
 
 @pytest.mark.parametrize(
@@ -378,9 +338,7 @@ def test_an_integrator_learns():
     ],
 )
 def test_learning_rates(name, values):
-    schedule = optimizers.learning_rate_schedule(
-        task("--learning-rate", "2", "--learning-rate-schedule", name), steps=100
-    )
+    schedule = methods.LEARNING_RATE_SCHEDULES[name](2, 100)
     for count, value in zip((0, 25, 51, 100), values, strict=True):
         assert (schedule(count) if callable(schedule) else schedule) == pytest.approx(value, abs=1e-6)
 
@@ -395,29 +353,84 @@ def test_learning_rates(name, values):
     ],
 )
 def test_sigmas(name, values):
-    own = task("--optimizers", "l-adam", "--sigma", "2", "--sigma-schedule", name, "--noisy-steps", "0.4")
-    schedule = optimizers.sigma_schedule(own, steps=100)
+    """Of 100 steps, 40 with noise."""
+    schedule = methods.SIGMA_SCHEDULES[name](2, 100, 40)
     for count, value in zip((0, 20, 90), values, strict=True):
         assert (schedule(count) if callable(schedule) else schedule) == pytest.approx(value, rel=1e-6)
 
 
-def test_names_and_values_of_optimisers():
-    given = ["--optimizers", "ll-adam", "adadelta", "ll-adadelta", "--noisy-layers", "4", "0.30", "1", "1.0", "4"]
-    given += ["--sigma", "5"]
-    tasks = flags.tasks(flags.parse([*given, "adadelta=7", "--depths", "2"]), SMALL)
-    assert [(optimizers.label(t), t.learning_rate, t.sigma) for t in tasks] == [
-        ("LL-Adam first 4", 1e-3, 5),
-        ("LL-Adam 30 %", 1e-3, 5),
-        ("LL-Adam first layer", 1e-3, 5),
-        ("LL-Adam 100 %", 1e-3, 5),
-        ("Adadelta", 0.1, None),
-        ("LL-Adadelta first 4", 0.1, 7),
-        ("LL-Adadelta 30 %", 0.1, 7),
-        ("LL-Adadelta first layer", 0.1, 7),
-        ("LL-Adadelta 100 %", 0.1, 7),
+def test_settings_are_a_methods_own_then_those_for_all_then_its_defaults():
+    """And none that it does not have."""
+
+    def of(text, for_all=""):
+        return " ".join(f"{key}={value}" for key, value in asdict(method(text, for_all)).items() if value is not None)
+
+    rate, noise = "learning_rate=0.001 learning_rate_schedule=constant", "sigma_schedule=linear noisy_steps=0.6"
+    assert of("adam") == f"name=adam {rate}"
+    assert of("l-adam") == f"name=l-adam {rate} sigma=0.001 {noise}"
+    rate = "learning_rate=0.1 learning_rate_schedule=constant"
+    assert of("ll-adadelta") == f"name=ll-adadelta {rate} sigma=0.05 {noise} layers=0.3"
+    thermostat = "thermostat_sigma=0.01 coupling=0.1"
+    assert of("adlala") == f"name=adlala {rate} temperature=0.0001 friction=1.0 {thermostat}"
+
+    for_all = "learning_rate=2,eps=1e-9,sigma=3,max_noise=4,layers=5,temperature=6,sigma_schedule=constant"
+    rate = "learning_rate=2.0 learning_rate_schedule=constant"
+    assert of("adam:eps=1e-8", for_all) == f"name=adam {rate} eps=1e-08"
+    assert of("sgd", for_all) == f"name=sgd {rate}"
+    assert of("overdamped", for_all) == f"name=overdamped {rate} temperature=6.0"
+    assert of("baoab", for_all) == f"name=baoab {rate} temperature=6.0 friction=1.0"
+    noise = "sigma=3.0 sigma_schedule=constant max_noise=4.0"  # constant: no last step
+    given = "learning_rate=7,layers=last:0.30"
+    rate = rate.replace("2.0", "7.0")
+    assert of(f"ll-adam:{given}", for_all) == f"name=ll-adam {rate} eps=1e-09 {noise} layers=last:0.3"
+
+
+def test_labels_tell_methods_of_one_name_apart():
+    texts = ["adam", "adam:eps=1e-8", "adam:eps=1e-14,learning_rate=0.1", "l-adam:sigma=5", "sgld", "baoab", "adlala"]
+    texts += [f"ll-adam:layers={layers}" for layers in ("4", "0.30", "1", "1.0", "last:1", "last:0.3", "random:2")]
+    texts += ["ll-adadelta:max_noise=0.03", "ll-adadelta:max_noise=0.01", "ll-adadelta:layers=2"]
+    assert list(methods.labels([method(text) for text in texts]).values()) == [
+        "Adam, learning rate 0.001, eps default",
+        "Adam, learning rate 0.001, eps 1e-8",
+        "Adam, learning rate 0.1, eps 1e-14",
+        *("L-Adam", "SGLD", "BAOAB", "AdLaLa"),
+        *("LL-Adam first 4", "LL-Adam 30 %", "LL-Adam first layer", "LL-Adam 100 %"),
+        *("LL-Adam last layer", "LL-Adam last 30 %", "LL-Adam random 2"),
+        *("LL-Adadelta 30 %, max noise 0.03", "LL-Adadelta 30 %, max noise 0.01", "LL-Adadelta first 2"),
     ]
-    shares = [train.prepare(t, SMALL).noisy_share for t in flags.tasks(flags.parse([*given, "--depths", "9"]), SMALL)]
-    assert shares == [0.4, 0.3, 0.1, 1.0, 0.0, 0.4, 0.3, 0.1, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [
+        ("4", [0, 1, 2, 3]),
+        ("0.3", [0, 1, 2]),
+        ("0.39", [0, 1, 2]),
+        ("0.01", [0]),
+        ("1.0", range(10)),
+        ("last:1", [9]),
+        ("last:0.3", [7, 8, 9]),
+        ("random:0.3", [0, 6, 9]),  # drawn once and for all, so that seeds, depths and σ have the same
+        ("random:4", [0, 2, 6, 9]),
+    ],
+)
+def test_which_layers_have_noise(layers, chosen):
+    own = task(f"ll-adam:layers={layers}", depth=9)
+    assert methods.selected(own.method, TEN) == [TEN[i] for i in chosen]
+    assert train.prepare(own, SMALL).noisy_share == len(chosen) / 10
+
+
+def test_noise_is_on_those_layers_alone():
+    assert methods.selected(method("ll-adam:layers=0.29"), [str(i) for i in range(100)])[-1] == "28"  # 0.29 · 100 < 29
+    for name, noisy in (("adam", []), ("l-adam", TEN), ("sgld", TEN), ("adlala", TEN)):
+        assert methods.selected(method(name), TEN) == noisy
+        assert train.prepare(task(name, depth=9), SMALL).noisy_share == len(noisy) / 10
+    with pytest.raises(ValueError, match="layers=last:4, but there are 3 layers with parameters"):
+        built("ll-sgd:layers=last:4")
+    quiet, everywhere = (after_steps(built(f"l-sgd:sigma={sigma}")) for sigma in (0, 0.2))
+    for layers, noisy in (("last:1", "Dense_2"), ("random:1", "Dense_1")):
+        got = after_steps(built(f"ll-sgd:sigma=0.2,layers={layers}"))
+        chex.assert_trees_all_close(got, {**quiet, noisy: everywhere[noisy]}, rtol=1e-6)
 
 
 # The models
@@ -430,12 +443,12 @@ def count(model, image):
 
 def test_sizes_of_the_models():
     build = {name: lambda *a, name=name: models.MODELS[name](*a, 10, jnp.float32) for name in models.MODELS}
-    dense = 784 * 64 + 64 + 39 * (64 * 64 + 64) + 64 * 10 + 10
-    assert count(build["dense"](40, 64), (28, 28, 1)) == dense
+    dense = 784 * 64 + 64 + 3 * (64 * 64 + 64) + 64 * 10 + 10
+    assert count(build["dense"](4, 64), (28, 28, 1)) == dense
     pooled = 14 * 14 * 32
     convolution = 4 * 4 * 32 + 32
-    assert count(build["conv-dense"](10, 64), (28, 28, 1)) == convolution + dense + (pooled - 784) * 64 - 30 * 4160
-    assert count(build["highway"](80, 64), (28, 28, 1)) == 784 * 64 + 64 + 160 * 4160 + 650
+    assert count(build["conv-dense"](3, 64), (28, 28, 1)) == convolution + dense + (pooled - 784) * 64 - 4160
+    assert count(build["highway"](5, 64), (28, 28, 1)) == 784 * 64 + 64 + 10 * 4160 + 650
     # He et al., table 6: 0.27 million for ResNet-20.
     assert 265_000 < count(build["resnet"](3, 16), (32, 32, 3)) < 275_000
     order = lgv.layer_order(models.ResNet(), jnp.zeros((1, 32, 32, 3)))
@@ -448,10 +461,10 @@ def test_sizes_of_the_models():
     for block in range(3):
         if block:
             kernels, norms = kernels + channels**2, norms + channels
-        for _ in range(6):
+        for _ in range(2):
             kernels, norms, channels = kernels + 9 * channels * 5, norms + channels, channels + 5
     head = 2 * (norms + channels) + channels * 10 + 10
-    assert count(build["densenet"](6, 5), (32, 32, 3)) == kernels + head
+    assert count(build["densenet"](2, 5), (32, 32, 3)) == kernels + head
 
 
 def test_highway_carries():
@@ -484,8 +497,7 @@ class Normalized(nn.Module):
 def test_batch_statistics(name, monkeypatch):
     """They follow the batches in training, and only then; testing takes each image for itself."""
     monkeypatch.setitem(models.MODELS, "normalized", lambda depth, width, classes, dtype: Normalized())
-    own = task("--depths", "1", "--width", "4", "--epochs", "1", "--batch-size", "64")
-    training = train.prepare(replace(own, model=name), SMALL)
+    training = train.prepare(task(model=name, depth=1, width=4, epochs=1, batch_size=64), SMALL)
     before = training.start([0])
     kept = jax.tree.map(np.array, before.batch_stats)
     after, (accuracy, _) = training.epoch(before, np.int32(0), training.images)
@@ -506,9 +518,9 @@ def each_by_itself(model, variables, x):
     return logits
 
 
-@pytest.mark.parametrize("name", ["resnet", pytest.param("densenet", marks=pytest.mark.slow)])
-def test_models_normalise_by_the_batch_in_training_only(name):
-    model, x = models.MODELS[name](1, 4, 10, jnp.float32), (SMALL.test_x / 16).astype(np.float32)
+@pytest.mark.parametrize("model", [models.ResNet((1,), 2), models.DenseNet((1,), 2)], ids=["resnet", "densenet"])
+def test_models_normalise_by_the_batch_in_training_only(model):
+    x = (SMALL.test_x / 16).astype(np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), x[:1])
     each_by_itself(model, variables, x)
     _, new = jax.jit(lambda x: model.apply(variables, x, mutable=["batch_stats"]))(x[:40])
@@ -518,7 +530,7 @@ def test_models_normalise_by_the_batch_in_training_only(name):
 
 @pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
-    own = task("--dtype", "bfloat16", "--optimizers", "adam")
+    own = task(dtype="bfloat16")
     training = train.prepare(own, SMALL)
     runs = training.start([0])
     program = str(jax.make_jaxpr(training.epoch)(runs, np.int32(0), training.images))
@@ -546,8 +558,10 @@ def test_augmentation_crops_and_flips_at_random():
 
 
 def test_augmentation_is_used_in_training_only_when_asked_for():
-    off, on = curves(task(*FAST)), curves(task(*FAST, "--augment"))
-    assert (on[1][-1] > off[1][-1] + 0.3).all()
+    """With weights that stay as they are."""
+    off, on = (curves(task("sgd:learning_rate=0", depth=1, epochs=1, augment=augment)) for augment in (False, True))
+    assert (np.abs(on[1] - off[1]) > 1e-4).all()
+    np.testing.assert_array_equal(on[0], off[0])
 
 
 # The command line
@@ -555,8 +569,8 @@ def test_augmentation_is_used_in_training_only_when_asked_for():
 
 def test_a_model_that_the_images_do_not_fit_is_refused():
     np.savez("tiny.npz", x_train=np.ones((200, 4, 4)), y_train=[0] * 200, x_test=np.ones((2, 4, 4)), y_test=[0, 1])
-    with pytest.raises(SystemExit, match=r"vgg with Adam on tiny.*too small for this model: 1 × 1"):
-        main("--model", "vgg", "--data", "tiny.npz")
+    with pytest.raises(SystemExit, match=r"vgg with 1 convolution per stage and Adam on tiny.*too small for .*: 1 × 1"):
+        main("--model", "vgg", "--data", "tiny.npz", "--depths", 1, "--methods", "adam")
 
 
 def test_data_that_does_not_fit_is_refused(monkeypatch):
@@ -567,10 +581,85 @@ def test_data_that_does_not_fit_is_refused(monkeypatch):
         main()
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
-def test_presets_are_flags(name):
-    options, defaults = flags.parse(["--preset", name]), flags.parse([])
-    assert set(vars(options)) == set(vars(defaults))
-    assert all(name in optimizers.NAMES for name in options.optimizers)
-    assert flags.parse(["--preset", name, "--epochs", "1"]).epochs == 1
-    assert flags.tasks(options, SMALL)
+MNIST, FASHION, CIFAR = "8 x 512, 3 seeds", "5 x 512, 3 seeds", "40 x 512, 3 seeds, augmented"
+PRESETS = {
+    "digits": "digits dense [20, 40, 60, 80] 64; 100 x 128, 6 seeds; 4",
+    "mnist": f"mnist dense [3, 20, 30, 40] 64; {MNIST}; 9",
+    "mnist-layers": f"mnist dense [30] 64; {MNIST}; 7",
+    "fashion-conv-dense": f"fashion_mnist conv-dense [10, 30] 64; {FASHION}; 3",
+    "fashion-highway": f"fashion_mnist highway [80] 64; {FASHION}; 3",
+    "fashion-resnet20": f"fashion_mnist resnet [3] 16; {CIFAR}; 6",
+    "cifar10-conv-dense": f"cifar10 conv-dense [10, 30] 64; {CIFAR}; 9",
+    "cifar10-highway": f"cifar10 highway [80] 64; {CIFAR}; 9",
+} | {
+    f"{data}-{name}": f"{data} {model}; {CIFAR}; 6"
+    for data in ("cifar10", "cifar100")
+    for name, model in {
+        "resnet": "resnet [6] 8",
+        "resnet20": "resnet [3] 16",
+        "densenet": "densenet [6] 5",
+        "vgg": "vgg [2] 32",
+    }.items()
+}
+
+
+def of_preset(name, *argv):
+    options = flags.parse(["--preset", name, *argv])
+    return options, flags.tasks(options, SMALL)
+
+
+def test_presets():
+    def said(name):
+        options, tasks = of_preset(name)
+        (t, *_), number = tasks, len({t.method for t in tasks})
+        assert {(t.depth, t.method) for t in tasks} == {(d, t.method) for d in options.depths for t in tasks}
+        network = f"{options.data} {t.model} {options.depths} {t.width}"
+        return f"{network}; {t.epochs} x {t.batch_size}, {options.seeds} seeds{', augmented' * t.augment}; {number}"
+
+    assert {name: said(name) for name in flags.PRESETS} == PRESETS
+
+
+def test_methods_of_presets():
+    def of(preset, *argv):
+        return {label: m for m, label in report.labels(of_preset(preset, *argv)[1]).items()}
+
+    given = "eps=1e-14,max_noise=0.03,learning_rate_schedule=cosine"
+    assert of("digits") == {
+        "Adam, eps 1e-8": method("adam:eps=1e-8", given),
+        "Adam, eps 1e-14": method("adam", given),
+        "L-Adam": method("l-adam", given),
+        "LL-Adam 30 %": method("ll-adam", given),
+    }
+    assert [m.name for m in of("mnist").values()] == [
+        prefix + name for name in ("adam", "rmsprop", "adadelta") for prefix in ("", "l-", "ll-")
+    ]
+    assert list(of("mnist-layers")) == ["Adam", *(f"LL-Adam {share} %" for share in (10, 20, 30, 50, 70, 100))]
+    assert {m.noisy_steps for m in of("cifar10-highway").values()} == {None, 0.5}
+    residual = of("cifar10-resnet20").values()
+    assert [(m.name, m.learning_rate, m.sigma) for m in residual] == [
+        ("adam", 5e-3, None),
+        ("ll-adam", 5e-3, 5e-3),
+        ("rmsprop", 5e-3, None),
+        ("ll-rmsprop", 5e-3, 5e-3),
+        ("adadelta", 0.1, None),
+        ("ll-adadelta", 0.1, 0.05),
+    ]
+    assert {m.learning_rate_schedule for m in residual} == {"inverse-time"}
+    assert {m.sigma_schedule for m in residual} == {None, "inverse-sqrt-log"}
+
+
+def test_flags_override_a_preset_and_settings_for_all_join_its_own():
+    options, tasks = of_preset("mnist", "--depths", "7", "3", "7", "--methods", "l-adam", "l-adam:sigma=1e-3")
+    assert options.epochs == 8 and [(t.depth, t.method) for t in tasks] == [(d, method("l-adam")) for d in (3, 7)]
+    given = ["--all", "max_noise=1", "--depths", "2", "--methods", "l-adam", "--all", "sigma=2,max_noise=3"]
+    _, tasks = of_preset("digits", *given)
+    own = method("l-adam", "eps=1e-14,learning_rate_schedule=cosine,sigma=2,max_noise=3")
+    assert [t.method for t in tasks] == [own]
+    assert flags.parse([]).all["max_noise"] == 0.03  # a preset stays what it is
+
+
+def test_help_has_the_defaults_of_the_preset(capsys):
+    for argv, depths in (([], "20, 40, 60, 80"), (["--preset", "mnist-layers"], "30")):
+        with pytest.raises(SystemExit):
+            flags.parse([*argv, "--help"])
+        assert f"layers per block (default: [{depths}])" in " ".join(capsys.readouterr().out.split())

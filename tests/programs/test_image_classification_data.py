@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     import tensorflow_datasets as tfds
 
 from examples.image_classification import __main__ as demo
-from examples.image_classification import data, presets
+from examples.image_classification import data, flags
 from tests.programs.drawn import figures
 
 RNG = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_a_set_without_labels():
         data.load("imdb_reviews", "nowhere")
 
 
-CIFAR = [name for name in presets.PRESETS if name.startswith("cifar")]
+CIFAR = [name for name in flags.PRESETS if name.startswith("cifar")]
 
 
 def preset(name, tmp_path, *argv):
@@ -169,7 +169,7 @@ def preset(name, tmp_path, *argv):
 def test_cifar_presets_end_to_end(name, tmp_path, monkeypatch):
     """Of depth 1, for the time that compiling takes; the slow test has all in full."""
     figures(monkeypatch)
-    table = preset(name, tmp_path, "--optimizers", "ll-rmsprop", "--depths", "1")
+    table = preset(name, tmp_path, "--methods", "ll-rmsprop", "--depths", "1")
     assert "LL-RMSprop 30 %" in table and f"{name.split('-')[0]}, 12 training and 12 test images, augmented" in table
 
 

@@ -1,11 +1,9 @@
 """examples/image_classification killed, interrupted and taken up again: nothing is lost, repeated or changed."""
 
-import math
 import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,28 +15,25 @@ from examples import storage
 from examples.image_classification import __main__ as demo
 from examples.image_classification import flags, results, train
 from examples.image_classification.results import Results, Run
-from examples.image_classification.sweep import Sweep, _stopped_after
+from examples.image_classification.sweep import Sweep
 from tests.programs import processes
 from tests.programs.images import SMALL, lines, main, task
 
-pytestmark = pytest.mark.usefixtures("one_device", "elsewhere", "compiled_once")
+pytestmark = pytest.mark.usefixtures("elsewhere", "compiled_once")
 
 
 @pytest.fixture(scope="module")
-def prepared():
-    """The trainings of this file, each compiled by its first epoch."""
-    return {}
-
-
-@pytest.fixture
-def compiled_once(prepared, monkeypatch):
-    prepare = train.prepare
+def compiled_once():
+    """Each training of this file, by its first epoch; on one device."""
+    prepared, prepare, device = {}, train.prepare, jax.devices()[:1]
 
     def once(task, data):
-        same = replace(task, early_stopping=None)  # a program does not know of it
-        return prepared[same] if same in prepared else prepared.setdefault(same, prepare(task, data))
+        return prepared[task] if task in prepared else prepared.setdefault(task, prepare(task, data))
 
-    monkeypatch.setattr(train, "prepare", once)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(train, "prepare", once)
+        monkeypatch.setattr(jax, "local_devices", lambda: device)
+        yield
 
 
 class Epochs:
@@ -47,13 +42,13 @@ class Epochs:
     def __init__(self, fails_at=None):
         self.trained, self.fails_at = [], fails_at
 
-    def epoch(self, task, seeds, number, accuracy, loss):
-        self.trained.append((task.optimizer, tuple(seeds), number))
+    def epoch(self, task, seeds, number):
+        self.trained.append((task.method.name, tuple(seeds), number))
         if self.trained[-1] == self.fails_at:
             raise RuntimeError("the lights went out")
 
 
-COMMON = ["--depths", "1", "--seeds", "2", "--epochs", "4", "--optimizers", "l-adam", "adlala"]
+COMMON = ["--depths", "1", "--seeds", "2", "--epochs", "4", "--methods", "l-adam", "adlala"]
 
 
 @pytest.fixture
@@ -62,21 +57,24 @@ def small(monkeypatch):
     monkeypatch.setattr(demo.data, "load", lambda name, folder: SMALL)
 
 
-def sweep(folder, observer, tmp_path, at_once=2):
-    options = flags.parse([*COMMON, "--output", str(tmp_path)])
-    Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 0.0, [observer]).run(
-        flags.tasks(options, SMALL), range(2)
-    )
+def tasks(folder):
+    return flags.tasks(flags.parse([*COMMON, "--output", str(folder)]), SMALL)
+
+
+def sweep(folder, epochs, of=tasks, at_once=2, checkpoint_minutes=5.0):
+    file, checkpoints = Results(folder / "runs.jsonl"), folder / "checkpoints"
+    every = Sweep(SMALL, file, checkpoints, lambda task: at_once, checkpoint_minutes, epochs.epoch)
+    every.run(of(folder), range(2))
 
 
 def raw(folder):
     return sorted((folder / "runs.jsonl").read_text().splitlines())
 
 
-@pytest.fixture
-def undisturbed(tmp_path_factory):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, compiled_once):
     folder = tmp_path_factory.mktemp("undisturbed")
-    sweep(folder, Epochs(), folder)
+    sweep(folder, Epochs())
     return folder
 
 
@@ -89,17 +87,15 @@ def undisturbed(tmp_path_factory):
     ],
 )
 def test_an_error_in_the_middle(fails_at, tmp_path, undisturbed):
-    disturbed = tmp_path / "disturbed"
-    disturbed.mkdir()
     first, second = Epochs(fails_at), Epochs()
     with pytest.raises(RuntimeError, match="the lights went out"):
-        sweep(disturbed, first, tmp_path)
+        sweep(tmp_path, first, checkpoint_minutes=0)
     assert first.trained[-1] == fails_at
-    sweep(disturbed, second, tmp_path)
-    assert raw(disturbed) == raw(undisturbed) and len(raw(disturbed)) == 4
+    sweep(tmp_path, second, checkpoint_minutes=0)
+    assert raw(tmp_path) == raw(undisturbed) and len(raw(tmp_path)) == 4
     # The epoch that failed had no checkpoint yet, so it is trained again; all before it are not.
     assert second.trained[0] == fails_at and len(first.trained) + len(second.trained) == 8 + 1
-    assert not list((disturbed / "checkpoints").iterdir())
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
@@ -107,7 +103,7 @@ def test_killed(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def start(folder):
-        command = ["--depths", 1, "--optimizers", "adam", "ll-adam", "--seeds", 2, "--epochs", 40, "--batch-size", 512]
+        command = ["--depths", 1, "--methods", "adam", "ll-adam", "--seeds", 2, "--epochs", 40, "--batch-size", 512]
         return processes.start("examples.image_classification", *command, "--checkpoint-minutes", 0, "--output", folder)
 
     def finish(process):
@@ -137,7 +133,7 @@ def test_killed(tmp_path):
 def test_what_a_kill_in_the_last_epoch_leaves(tmp_path):
     """All is trained, and nothing is written: the next start trains nothing and reports."""
     options = [*COMMON[:-1], "--output", str(tmp_path)]
-    (task,) = flags.tasks(flags.parse(options), SMALL)
+    task = tasks(tmp_path)[0]
     store = Results(tmp_path / "runs.jsonl")
     with pytest.raises(RuntimeError, match="disk"):
         Sweep(SMALL, Full(store.path), tmp_path / "checkpoints", lambda task: 2, 0.0).run([task], range(2))
@@ -172,9 +168,9 @@ def test_ctrl_c(tmp_path, monkeypatch, capfd):
         epochs.append(sweep)
         return run(sweep, *args)
 
-    def and_interrupt(progress, task, seeds, number, accuracy, loss):
-        epoch(progress, task, seeds, number, accuracy, loss)
-        epochs.append((task.optimizer, number))
+    def and_interrupt(progress, task, seeds, number):
+        epoch(progress, task, seeds, number)
+        epochs.append((task.method.name, number))
         if epochs[-1] == ("adlala", 1) and not any(isinstance(e, str) for e in epochs):
             epochs.append("interrupted")
             interrupt()
@@ -188,7 +184,7 @@ def test_ctrl_c(tmp_path, monkeypatch, capfd):
     said = capfd.readouterr()
     assert "2 of 4 runs finished; the same command goes on from there.\n" in said.out
     assert INTERRUPTED in said.err and "Traceback" not in said.err
-    assert [(line["task"]["optimizer"], line["seed"]) for line in lines(tmp_path / "runs.jsonl")] == [
+    assert [(line["task"]["method"]["name"], line["seed"]) for line in lines(tmp_path / "runs.jsonl")] == [
         ("l-adam", 0),
         ("l-adam", 1),
     ]
@@ -229,7 +225,7 @@ def test_ctrl_c_of_a_process(times, tmp_path):
     status, stdout, stderr = processes.finish(process)
     assert status == 130 and INTERRUPTED in stderr
     if times == 1:
-        assert "0 of 18 runs finished; the same command goes on from there.\n" in stdout
+        assert "0 of 24 runs finished; the same command goes on from there.\n" in stdout
 
 
 class Full(Results):
@@ -237,50 +233,17 @@ class Full(Results):
         raise RuntimeError("the disk is full")
 
 
-@pytest.mark.parametrize(
-    ("losses", "stopped"),
-    [
-        ([5, 4, 3, 2], None),
-        ([5, 4, 4, 4], 4),
-        ([5, 6, 4, 5, 6], 5),
-        ([5, 6, 7], 3),
-        ([math.nan, math.nan], 2),
-        ([5, math.inf, 4, 3, math.nan, math.nan, 1], 6),
-        ([], None),
-    ],
-)
-def test_when_to_stop_early(losses, stopped):
-    assert _stopped_after(task("--early-stopping", "2"), np.array(losses)) == stopped
-    assert _stopped_after(task(), np.array(losses)) is None
-
-
-@pytest.mark.slow
-def test_early_stopping(tmp_path, undisturbed):
-    one = ["--depths", "1", "--early-stopping", "3", "--optimizers"]
-    (still,) = flags.tasks(flags.parse([*one, "sgd", "--epochs", "9", "--learning-rate", "0"]), SMALL)
-    (moving,) = flags.tasks(flags.parse([*one, "l-adam", "--epochs", "4"]), SMALL)
-    swept([still, moving], tmp_path)
-    found = lines(tmp_path / "runs.jsonl")
-    # Without a step the loss of an epoch is that of its batches, which leave out other images each time.
-    assert all(3 < len(line["loss"]) < 9 for line in found[:2])
-    assert found[2]["loss"] == lines(undisturbed / "runs.jsonl")[0]["loss"]
-
-
-def swept(tasks, folder, at_once=2):
-    Sweep(SMALL, Results(folder / "runs.jsonl"), folder / "checkpoints", lambda task: at_once, 5.0).run(tasks, range(2))
-
-
 def test_seeds_one_at_a_time(tmp_path, undisturbed):
-    (own, _) = flags.tasks(flags.parse(COMMON), SMALL)
-    swept([own], tmp_path, at_once=1)
+    """A seed does not depend on the others."""
+    sweep(tmp_path, Epochs(), at_once=1, of=lambda folder: tasks(folder)[:1])
     one, both = lines(tmp_path / "runs.jsonl"), lines(undisturbed / "runs.jsonl")
     assert [line["seed"] for line in one] == [0, 1]
-    together = [line["loss"] for line in both if line["task"]["optimizer"] == "l-adam"]
+    together = [line["loss"] for line in both if line["task"]["method"]["name"] == "l-adam"]
     np.testing.assert_allclose([line["loss"] for line in one], together, rtol=1e-5)
 
 
 def test_the_file_of_results(tmp_path):
-    path, own, other = tmp_path / "runs.jsonl", task(), task("--epochs", "3")
+    path, own, other = tmp_path / "runs.jsonl", task("ll-adam"), task("ll-adam:layers=last:0.3")
     runs = [Run(seed, np.array([0.1, 0.2]), np.array([2.0, np.nan]), 0.5) for seed in (0, 1)]
     Results(path).append(own, runs)
     Results(path).append(other, runs[:1])
@@ -290,7 +253,7 @@ def test_the_file_of_results(tmp_path):
     assert list(read) == [0, 1]
     np.testing.assert_array_equal(read[1].loss, runs[1].loss)
     np.testing.assert_array_equal(read[1].accuracy, runs[1].accuracy)
-    assert list(Results(path).runs(other)) == [0] and not Results(path).runs(task("--epochs", "4"))
+    assert list(Results(path).runs(other)) == [0] and not Results(path).runs(task(epochs=4))
 
     for cut in (2, 50, len(whole.splitlines()[-1])):  # what a kill in the middle of a write would leave
         path.write_bytes(whole[:-cut])
@@ -319,7 +282,7 @@ def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
     assert not store.runs(own)
 
 
-@pytest.mark.parametrize("changed", ["__init__.py", "noise", "optimizers", "examples"])
+@pytest.mark.parametrize("changed", ["__init__.py", "noise", "optimizers", "examples", "methods.py"])
 def test_the_code_is_all_of_the_package_and_what_trains(changed, tmp_path, monkeypatch):
     package, example = tmp_path / "langevin_optax", tmp_path / "examples"
     shutil.copytree(Path(lgv.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -327,7 +290,7 @@ def test_the_code_is_all_of_the_package_and_what_trains(changed, tmp_path, monke
     monkeypatch.setattr(lgv, "__file__", str(package / "__init__.py"))
     monkeypatch.setattr(results, "__file__", str(example / "results.py"))
     before = results._code.__wrapped__()
-    folder = {"examples": example}.get(changed, package / changed)
+    folder = {"examples": example, "methods.py": example / changed}.get(changed, package / changed)
     path = folder if folder.suffix else sorted(folder.rglob("*.py"))[-1]
     path.write_text(path.read_text() + "\n# changed\n")
     assert results._code.__wrapped__() != before

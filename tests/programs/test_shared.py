@@ -73,6 +73,10 @@ def test_a_folder_may_show_more_and_nothing_less(tmp_path):
         with pytest.raises(StorageError, match=rf"has tables .*{said}.*; choose another --output"):
             shown.check(settings)
         assert not shown.holds(settings)
+    shown.check({"a": 1, "c": {"x": (1, 2), "y": None}}, renamed=True)
+    shown.write({"a": {"b": {"x": 1, "y": 2}}})
+    with pytest.raises(StorageError, match=r"\(a: b: y was 2, is 3\)"):
+        shown.check({"a": {"b": {"x": 1, "y": 3}}}, renamed=True)
     shown.write({str(i): i for i in range(5)})
     with pytest.raises(StorageError, match=r"\(0 is left out, 1 is left out, 2 is left out, and 2 more\)"):
         shown.check({})
