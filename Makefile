@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := $(VENV)/oldest
 AOT := $(VENV)/aot
+DOCS := $(VENV)/docs
+RELEASE := $(VENV)/release
 
-.PHONY: demo test test-all compiled oldest guard mutations clean
+.PHONY: demo test test-all compiled oldest guard mutations docs release-check clean
 
 demo: $(VENV)/examples
 	$(BIN)/python -m examples.image_classification
@@ -41,13 +43,40 @@ oldest: $(OLDEST)/test
 guard: $(VENV)/test
 	$(BIN)/python -m tests.guard
 
+# The site, into docs/_build/html. Warnings are errors; nothing on it is loaded from elsewhere.
+docs: $(DOCS)/docs
+	rm -rf docs/_build
+	JAX_PLATFORMS=cpu $(DOCS)/bin/sphinx-build -W --keep-going --quiet -c docs -d docs/_build/doctrees . docs/_build/html
+
+$(DOCS)/docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
+# What would be published: built, checked, and installed where nothing else is, on the oldest versions and the newest.
+release-check: $(RELEASE)/release
+	rm -rf dist
+	$(RELEASE)/bin/python -m build --outdir dist
+	$(RELEASE)/bin/twine check --strict dist/*
+	for constraint in "--constraint tests/oldest.txt" ""; do \
+	  rm -rf $(RELEASE)/empty && $(BIN)/python -m venv $(RELEASE)/empty && \
+	  $(RELEASE)/empty/bin/pip install --quiet --disable-pip-version-check $$constraint dist/*.whl && \
+	  $(RELEASE)/empty/bin/pip list | grep -i "^\(jax\|jaxlib\|optax\|langevin_optax\) " && \
+	  $(RELEASE)/empty/bin/python -I -W error tests/typed_user.py || exit 1; \
+	done
+
+$(RELEASE)/release: $(BIN)/python pyproject.toml
+	$(BIN)/python -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check --editable ".[release]"
+	@touch $@
+
 $(AOT)/test: $(BIN)/python pyproject.toml
 	$(BIN)/python -m venv $(AOT)
 	$(AOT)/bin/pip install --quiet --disable-pip-version-check --editable ".[aot,test]"
 	@touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results dist docs/_build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "langevin_optax needs Python 3.11 or newer, but $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'

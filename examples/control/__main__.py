@@ -20,7 +20,7 @@ METHODS = ("Adam", "L-Adam", "LL-Adam")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    flags = _parse(argv)
+    flags = parse(argv)
     settings = {"steps": flags.steps, "seeds": flags.seeds, "updates": flags.updates, "sigma": flags.sigma}
     try:
         with alone(flags.output), interrupts.ending("nothing is written"):
@@ -92,7 +92,7 @@ def _draw(flags: argparse.Namespace, risks: dict[tuple[int, str], np.ndarray], n
         return finish(figure, title, note, flags.output / "risk.png", legend_columns=4)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.control",
         description="Hedge a call under trading costs with a network at each time step, by Adam, Langevin Adam and "

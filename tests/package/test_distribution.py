@@ -104,14 +104,15 @@ def needed_by(*names):
 
 def files_in(*folders):
     files = [file.relative_to(ROOT) for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
-    return {file.as_posix() for file in files if "__pycache__" not in file.parts}
+    return {file.as_posix() for file in files if not {"__pycache__", "_build"} & {*file.parts}}
 
 
 def test_the_sdist(unpacked):
     names = {file.relative_to(unpacked).as_posix() for file in unpacked.rglob("*") if file.is_file()}
     assert names == {
         *files_in("langevin_optax", "tests", "examples", "benchmarks", "docs"),
-        *("README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "pyproject.toml"),
+        *("README.md", "CHANGELOG.md", "RELEASING.md", "CITATION.cff", "LICENSE"),
+        *("Makefile", "pyproject.toml", "hatch_build.py"),
         *(".gitignore", "PKG-INFO"),  # the backend's
     }
     for page in unpacked.rglob("*.md"):
@@ -142,7 +143,17 @@ def test_the_wheel(wheel):
     runtime = {r for r in needed if r.marker is None}
     assert runtime == {*map(Requirement, PROJECT["dependencies"])}
     assert {r.name for r in runtime} == {"jax", "optax"}
-    assert fields.get_payload(decode=True).decode() == (ROOT / "README.md").read_text(encoding="utf-8")
+    check_description(fields.get_payload(decode=True).decode())
+
+
+def check_description(text):
+    """The README, but that links to files of the repository are addresses, which work on the package index."""
+    repository = re.escape(PROJECT["urls"]["Repository"])
+    targets = re.findall(rf"{repository}/(?:blob|raw)/main/([^)]+)", text)
+    assert targets and all((ROOT / target.partition("#")[0]).exists() for target in targets)
+    assert not re.findall(r"\]\((?!https://|#)[^)]*\)", re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.S))
+    relative = re.sub(rf"\({repository}/(?:blob|raw)/main/", "(", text)
+    assert relative == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_in_an_empty_environment(environment):

@@ -106,7 +106,7 @@ def test_integrators_are_the_transformations_of_optax(integrator):
     assert step_size.default == temperature.default == key.default == inspect.Parameter.empty
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "api").glob("*.md"))]
 CODE = [(page, code) for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
 
 
@@ -115,7 +115,7 @@ def test_the_code_of_the_pages_runs(page, code):
     exec(compile(code, page.name, "exec"), {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_the_files_and_headings_that_a_page_names_exist(page):
     text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
     for target, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
