@@ -55,27 +55,29 @@ MUTATIONS = [
         NOISE,
     ),
     # from optimiser to posterior
-    Mutation("llc-without-nbeta", "sampling/_llc.py", "traces = self.nbeta * (", "traces = self.n * (", LLC),
-    Mutation("llc-of-another-sigma", "sampling/_llc.py", "math.sqrt(2 / nbeta)", "math.sqrt(2.2 / nbeta)", LLC),
+    Mutation("llc-without-nbeta", "sampling/_llc_estimator.py", "traces = self.nbeta * (", "traces = self.n * (", LLC),
+    Mutation(
+        "llc-of-another-sigma", "sampling/_llc_estimator.py", "math.sqrt(2 / nbeta)", "math.sqrt(2.2 / nbeta)", LLC
+    ),
     Mutation("llc-with-the-noise-of-one-step", "sampling/_llc_sampler.py", "u + (a + b) / 2", "u + b", LLC),
     Mutation(
         "llc-one-setting-for-all",
-        "sampling/_llc.py",
+        "sampling/_llc_estimator.py",
         "learning_rate=rates,",
         "learning_rate=rates * 0 + rates[0],",
         LLC,
     ),
     Mutation(
         "one-key-for-all-chains",
-        "sampling/_sample.py",
+        "sampling/_program.py",
         "tx.init(params), *words, chain)",
         "tx.init(params), *words)",
         SAMPLE,
     ),
     Mutation(
-        "one-minibatch-for-all-chains", "sampling/_sample.py", "_MINIBATCH), state.chain)", "_MINIBATCH), 0)", SAMPLE
+        "one-minibatch-for-all-chains", "sampling/_program.py", "_MINIBATCH), state.chain)", "_MINIBATCH), 0)", SAMPLE
     ),
-    Mutation("draws-before-burn-in", "sampling/_sample.py", "_parts(burn_in, 20)", "_parts(0, 20)", SAMPLE),
+    Mutation("draws-before-burn-in", "sampling/_program.py", "_parts(burn_in, 20)", "_parts(0, 20)", SAMPLE),
     Mutation("prior-without-1/n", "sampling/_posterior_scale.py", " / examples\n", "\n", TOOLS),
     Mutation(
         "sigma-without-2", "sampling/_posterior_scale.py", "math.sqrt(2 * temperature", "math.sqrt(temperature", TOOLS

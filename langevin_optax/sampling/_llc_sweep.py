@@ -10,8 +10,8 @@ import optax
 
 from langevin_optax._checks import check_nonnegative, check_positive
 from langevin_optax._types import Mask
-from langevin_optax.sampling import _sample
-from langevin_optax.sampling._llc import LLC, Estimator, warn_of
+from langevin_optax.sampling import _program
+from langevin_optax.sampling._llc_estimator import LLC, Estimator, warn_of
 
 
 class LLCSweep(NamedTuple):
@@ -131,7 +131,7 @@ def llc_sweep(
     if not settings:
         raise ValueError("learning_rates and localizations must each have at least one value.")
     estimate = Estimator(loss_fn, data, key, batch_size, draws, chains, burn_in, nbeta, optimizer, mask, True)
-    with _sample.bar(burn_in + draws, progress) as shown:
+    with _program.bar(burn_in + draws, progress) as shown:
         llcs = estimate(params, settings, shown)
     warn_of(llcs)
     width = len(localizations)
