@@ -1,7 +1,7 @@
-"""The training of many networks at once: all seeds and all values of a setting, in one compiled program."""
+"""The training of many networks at once: all seeds and all settings of a method, in one compiled program."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from examples.spirals.model import Perceptron
 
 TEST_POINTS = 1000
 AVERAGED_STEPS = 10  # of which a picture shows the mean classifier
-RECORDS = 50  # of the test accuracy, evenly over the steps
+_SYMBOLS = {"tau": "τ", "sigma": "σ"}
 
 
 @dataclass(frozen=True)
@@ -26,34 +26,53 @@ class Task:
     turns: float
     nodes: int
     steps: int
-    shape: str = "spirals"
-    points: int = 500
     batch_size: int = 25
-    init_sd: float | None = None  # None: uniform on ±1/√fan-in
+    points: int = 500
+    init_sd: float | None = None  # None: uniform on ±1/√fan-in, PyTorch's default
+    shape: str = "spirals"
+    power: float = 0.5
+    noise: float = 0.02
+    records: int = 50  # of the test accuracy, evenly over the steps
 
     @property
     def title(self) -> str:
         what = f"{self.turns:g}-turn spirals" if self.shape == "spirals" else f"waves of {self.turns:g} periods"
-        return f"{what}, {self.nodes} nodes"
+        extra = f", p = {self.power:g}" * (self.power != 0.5) + f", c = {self.noise:g}" * (self.noise != 0.02)
+        share = self.batch_size / self.points
+        extra += f", {share:.0%} batches".replace("%", " %") * (share != 0.05)
+        return f"{what}, {self.nodes} nodes{extra}{self.start}"
+
+    @property
+    def start(self) -> str:
+        return f", N(0, {self.init_sd:g}²)" if self.init_sd else ""
+
+    @property
+    def model(self) -> Perceptron:
+        return Perceptron(self.nodes, self.init_sd)
 
 
 class Method(NamedTuple):
-    """An optimiser: ``make(order, key, *value)``; the rows of ``values`` vary within one compiled program."""
+    """An optimiser: ``make(order, key, **setting)``; the settings vary within one compiled program."""
 
     name: str
     make: Callable[..., optax.GradientTransformation]
-    values: Sequence[Sequence[float]] = ((),)
+    settings: Sequence[Mapping[str, float]] = ({},)
+    published: float | None = None  # final test accuracy
+
+    def label(self, setting: Mapping[str, float]) -> str:
+        varied = setting.items() if len(self.settings) > 1 else ()
+        return ", ".join([self.name, *(f"{_SYMBOLS[name]} = {value:g}" for name, value in varied)])
 
 
 class Result(NamedTuple):
-    """What became of one method on one task. Arrays have values and seeds in front."""
+    """What became of one method on one task. Arrays have settings and seeds in front."""
 
     task: Task
     method: Method
     steps: np.ndarray  # (records,)
-    accuracy: np.ndarray  # (values, seeds, records), on the test points
-    loss: np.ndarray  # (values, seeds, records), the mean of the training loss since the last record
-    last_params: Any  # of the first value and seed, after each of AVERAGED_STEPS further steps, if kept
+    accuracy: np.ndarray  # (settings, seeds, records), on the test points
+    loss: np.ndarray  # (settings, seeds, records), the mean of the training loss since the last record
+    params: Any  # (settings, seeds, records, AVERAGED_STEPS, ...), of the steps before each record, if kept
 
     @property
     def final(self) -> np.ndarray:
@@ -69,102 +88,83 @@ class Given(NamedTuple):
     noise_key: jax.Array
 
 
-class _Run(NamedTuple):
-    params: Any
-    points: data.Data
-    batch_key: jax.Array
-    noise_key: jax.Array
-    opt_state: Any
-    value: tuple[jax.Array, ...]
-
-
 @functools.cache
 def prepare(task: Task, seeds: int) -> Given:
-    """Data, weights, batches and noise keys of every seed."""
-
     def one(seed):
         data_key, init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 4)
-        points = data.generate(data_key, task.shape, task.turns, task.points, TEST_POINTS)
-        params = Perceptron(task.nodes, task.init_sd).init(init_key, points.train_x[:1])
-        return Given(params, points, batch_key, noise_key)
+        draw, law = data.SHAPES[task.shape], (task.turns, task.power, task.noise)
+        train_key, test_key = jax.random.split(data_key)
+        points = data.Data(*draw(train_key, task.points, *law), *draw(test_key, TEST_POINTS, *law))
+        return Given(task.model.init(init_key, points.train_x[:1]), points, batch_key, noise_key)
 
     return jax.jit(jax.vmap(one))(jnp.arange(seeds))
 
 
+def loss(model: Perceptron, params: Any, x: Any, y: Any) -> jax.Array:
+    return optax.losses.sigmoid_binary_cross_entropy(model.apply(params, x), y).mean()
+
+
 def train(
-    task: Task,
-    method: Method,
-    seeds: int,
-    progress: Callable[[int], Any] = lambda steps: None,
-    keep_last: bool = False,
+    task: Task, method: Method, seeds: int, progress: Callable[[int], Any] = lambda steps: None, keep: bool = False
 ) -> Result:
-    """Train with every value and every seed; ``keep_last`` for the classifier in the end."""
-    model = Perceptron(task.nodes, task.init_sd)
-    order = lgv.layer_order(model, jnp.zeros((1, 2)))
+    """Train with every setting and every seed; ``keep`` the parameters of the last steps before each record."""
+    order = lgv.layer_order(task.model, jnp.zeros((1, 2)))
     batches = task.points // task.batch_size  # per epoch
-    epochs = max(1, round(task.steps / RECORDS / batches))  # per record
+    epochs = max(1, round(task.steps / task.records / batches))  # per record
 
-    def loss_fn(params, x, y):
-        return optax.losses.sigmoid_binary_cross_entropy(model.apply(params, x), y).mean()
+    def start(given, setting):
+        return given.params, method.make(order, given.noise_key, **setting).init(given.params)
 
-    def step(run, batch):
-        loss, grads = jax.value_and_grad(loss_fn)(run.params, run.points.train_x[batch], run.points.train_y[batch])
-        optimizer = method.make(order, run.noise_key, *run.value)
-        updates, opt_state = optimizer.update(grads, run.opt_state, run.params)
-        return run._replace(params=optax.apply_updates(run.params, updates), opt_state=opt_state), loss
+    def until_record(state, given, setting, first_epoch):
+        optimizer = method.make(order, given.noise_key, **setting)
 
-    def batches_of(run, epoch):
-        shuffled = jax.random.permutation(jax.random.fold_in(run.batch_key, epoch), task.points)
-        return shuffled[: batches * task.batch_size].reshape(batches, task.batch_size)
+        def step(state, batch):
+            params, opt_state = state
+            x, y = given.points.train_x[batch], given.points.train_y[batch]
+            value, grads = jax.value_and_grad(functools.partial(loss, task.model))(params, x, y)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, opt_state), (value, params if keep else None)
 
-    def until_record(run, first_epoch):
-        def one_epoch(run, epoch):
-            return jax.lax.scan(step, run, batches_of(run, epoch))
+        def one_epoch(state, epoch):
+            shuffled = jax.random.permutation(jax.random.fold_in(given.batch_key, epoch), task.points)
+            each = shuffled[: batches * task.batch_size].reshape(batches, task.batch_size)
+            state, (losses, params) = jax.lax.scan(step, state, each)
+            return state, (losses, jax.tree.map(lambda leaf: leaf[-AVERAGED_STEPS:], params))
 
-        run, losses = jax.lax.scan(one_epoch, run, first_epoch + jnp.arange(epochs))
-        right = (model.apply(run.params, run.points.test_x) > 0) == (run.points.test_y > 0.5)
-        return run, (right.sum(), losses.mean())
+        state, (losses, params) = jax.lax.scan(one_epoch, state, first_epoch + jnp.arange(epochs))
+        right = (task.model.apply(state[0], given.points.test_x) > 0) == (given.points.test_y > 0.5)
+        return state, (right.sum(), losses.mean(), jax.tree.map(lambda leaf: leaf[-1], params))
 
-    def last_params(run, epoch):
-        def and_keep(run, batch):
-            run, _ = step(run, batch)
-            return run, run.params
-
-        return jax.lax.scan(and_keep, run, batches_of(run, epoch)[:AVERAGED_STEPS])[1]
-
-    def every_run(function, in_axes):
-        return jax.vmap(jax.vmap(function, in_axes), in_axes)  # over values, over seeds
-
-    def start(given, *value):
-        return _Run(
-            opt_state=method.make(order, given.noise_key, *value).init(given.params), value=value, **given._asdict()
-        )
-
-    shape = len(method.values), seeds
-    given = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (shape[0], *leaf.shape)), prepare(task, seeds))
-    columns = [jnp.asarray(column, jnp.float32)[:, None] for column in zip(*method.values, strict=True)]
-    runs = every_run(start, 0)(given, *(jnp.broadcast_to(column, shape) for column in columns))
-    program = jax.jit(every_run(until_record, (0, None)), donate_argnums=0)
+    given = prepare(task, seeds)
+    settings = {name: jnp.asarray([setting[name] for setting in method.settings]) for name in method.settings[0]}
+    over_seeds = jax.vmap(until_record, (0, 0, None, None))
+    program = jax.jit(jax.vmap(over_seeds, (0, None, 0, None)), donate_argnums=0)
+    state = jax.vmap(jax.vmap(start, (0, None)), (None, 0), axis_size=len(method.settings))(given, settings)
     records = []
-    for record in range(RECORDS):
-        runs, curves = program(runs, record * epochs)
-        records.append(jax.device_get(curves))
+    for record in range(task.records):
+        state, found = program(state, given, settings, record * epochs)
+        records.append(jax.device_get(found))
         progress(epochs * batches)
-    right, loss = (np.stack(column, axis=-1) for column in zip(*records, strict=True))
-    first = jax.tree.map(lambda leaf: leaf[0, 0], runs)
-    kept = jax.device_get(jax.jit(last_params)(first, RECORDS * epochs)) if keep_last else None
-    return Result(
-        task=task,
-        method=method,
-        steps=(1 + np.arange(RECORDS)) * epochs * batches,
-        accuracy=right / TEST_POINTS,
-        loss=loss,
-        last_params=kept,
-    )
+    right, losses, params = jax.tree.map(lambda *leaves: np.stack(leaves, axis=2), *records)
+    steps = (1 + np.arange(task.records)) * epochs * batches
+    return Result(task, method, steps, right / TEST_POINTS, losses, params)
 
 
-def classifier(result: Result, x: np.ndarray) -> np.ndarray:
-    """The probability of class 1 at the points x, the mean over the last steps of the first run."""
-    task = result.task
-    logits = jax.vmap(Perceptron(task.nodes, task.init_sd).apply, (0, None))(result.last_params, x)
-    return np.asarray(jax.nn.sigmoid(logits).mean(axis=0))
+def classifier(result: Result, record: int, x: np.ndarray) -> np.ndarray:
+    """The probability of class 1 at the points x, by the first run, the mean over the steps before a record."""
+    params = jax.tree.map(lambda leaf: leaf[0, 0, record], result.params)
+    return np.asarray(jax.nn.sigmoid(jax.vmap(result.task.model.apply, (0, None))(params, x)).mean(axis=0))
+
+
+def losses_between(first: Result, second: Result, places: np.ndarray) -> np.ndarray:
+    """The training loss of every seed on the straight line through the last parameters of two methods, at 0 and 1."""
+
+    def one(points, start, end, place):
+        between = jax.tree.map(lambda a, b: (1 - place) * a + place * b, start, end)
+        return loss(first.task.model, between, points.train_x, points.train_y)
+
+    start, end = (jax.tree.map(lambda leaf: leaf[0, :, -1, -1], r.params) for r in (first, second))
+    points = prepare(first.task, first.final.shape[1]).points
+    every = jax.vmap(jax.vmap(one, (None, None, None, 0)), (0, 0, 0, None))
+    return np.asarray(every(points, start, end, jnp.asarray(places)))
