@@ -108,7 +108,11 @@ def _against_share(results: Sequence[Result], note: str, path: Path) -> Path:
             places = np.array([r.runs[0].noisy_share for r in of_line]) + slot
             name = f"{report.layers(of_line[0].task)}, {where}"
             _seeds(axis, places, of_line, STYLES[i % len(STYLES)], 0.8 * gap / len(lines), 5, name)
-        axis.set(xlabel="Share of the layers with noise, of the first, the last or random ones", title=report.family_name(family), ylim=(0, 1.02))
+        axis.set(
+            xlabel="Share of the layers with noise, of the first, the last or random ones",
+            title=report.family_name(family),
+            ylim=(0, 1.02),
+        )
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("Final test accuracy")

@@ -209,7 +209,7 @@ def test_moments_of_a_double_well(integrator):
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("integrator", by_default(["baoab", "adaptive_langevin"], SAMPLERS))
+@pytest.mark.parametrize("integrator", by_default(["baoab"], SAMPLERS))
 def test_moments_of_two_coupled_variables(integrator):
     tau = 0.5  # cold enough for no step to be unstable in the narrow ends of the arms
     moments = {"square": lambda x, y: x**2, "fourth": lambda x, y: y**4, "xy": lambda x, y: x * y}
@@ -278,6 +278,7 @@ def adaptive(h=0.1, tau=TAU, sigma=1.0, coupling=0.01, key=0, **kwargs):
     return lgv.adaptive_langevin(h, tau, sigma, coupling, key, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_adaptive_langevin_holds_its_temperature_under_gradient_noise():
     """τ at E whatever the noise; at the positions up to terms of the order of (h ξ)²."""
@@ -363,6 +364,7 @@ def test_one_thermostat_for_the_whole_tree():
     assert np.mean(parts["loud"][1000:]) > 1.5 * np.mean(parts["quiet"][1000:])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_adaptive_langevin_without_coupling_is_langevin_dynamics():
     """Constant friction γ and σ = √(2γτ): temperatures τ up to O(h²), and the exact ones of the linear scheme."""

@@ -156,6 +156,7 @@ def check_description(text):
     assert relative == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_in_an_empty_environment(environment):
     environment.check()
 

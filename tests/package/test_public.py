@@ -106,11 +106,18 @@ def test_integrators_are_the_transformations_of_optax(integrator):
     assert step_size.default == temperature.default == key.default == inspect.Parameter.empty
 
 
+OFTEN = ("README", "quick_start", "which_sigma", "sharp_bits")  # the code of the others runs with -m slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "api").glob("*.md"))]
 CODE = [(page, code) for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
 
 
-@pytest.mark.parametrize(("page", "code"), CODE, ids=[f"{page.stem}-{i}" for i, (page, _) in enumerate(CODE)])
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [
+        pytest.param(page, code, id=f"{page.stem}-{i}", marks=() if page.stem in OFTEN else pytest.mark.slow)
+        for i, (page, code) in enumerate(CODE)
+    ],
+)
 def test_the_code_of_the_pages_runs(page, code):
     exec(compile(code, page.name, "exec"), {})
 

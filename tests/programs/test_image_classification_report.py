@@ -176,7 +176,7 @@ def test_a_line_for_each_choice_of_layers_from_no_noise_to_noise_everywhere(tmp_
     found = made([[0.1]], [[2.0]], ["adam", "l-adam", "sgd", *texts], epochs=1)
     assert pictures.write(found, "note", tmp_path)[-1].name == "accuracy_against_share.png"
     (axis,) = drawn[-1].axes  # SGD has no layers
-    named = [f"2 hidden layers, noise on the {where} layers" for where in ("first", "last", "random")]
+    named = [f"2 hidden layers, {where}" for where in ("first", "last", "random")]
     assert [line.get_label() for line in axis.lines if line.get_label()[0] != "_"] == named
     lines = [line.get_xdata() for line in axis.lines if line.get_marker() == "None"]
     assert len(lines) == 3

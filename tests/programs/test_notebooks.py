@@ -21,6 +21,20 @@ OWN = r"github(?:\.com)?/langevin-optax/langevin_optax"
 # What the text says, word for word, and the same of the notebook's variables. Seeds trained are given room: other
 # hardware rounds differently, and then a seed may end elsewhere.
 STATEMENTS = {
+    "posterior_and_llc": {
+        "The band is narrow where there are data, and wide where there are none": (
+            "width[np.abs(grid) < 0.5].mean() > 2 * width[np.abs(np.abs(grid) - 2) < 0.5].mean()"
+        ),
+        "while its predictions mix well": "rhat < 1.05 and ess > 100",
+        "theory (Aoyagi and Watanabe, 2005) counts $\\lambda = 3$": "abs(llc.mean - 3) < 4 * llc.standard_error",
+        "With the smallest step the chains are still on their way, and the estimate is too low": (
+            "sweep.means[0].max() < 2.5"
+        ),
+        "the estimate is far too low, too": "sweep.means[:, 2].max() < 1.5",
+        "With the largest step and the two smaller pulls the estimates agree with theory": (
+            "np.abs(sweep.means[2, :2] - 3).max() < 0.5"
+        ),
+    },
     "quick_start": {
         "both optimisers learn it": "min(*small_accuracy.values(), nnx_accuracy) > 0.85",
         "That is less than $\\varepsilon = 10^{-8}$": "max(gradient[path] for path in order[::10]) < 1e-8",
@@ -177,7 +191,8 @@ def test_as_it_lies_in_the_repository(name):
     install, *others = code_cells(notebook)
     assert is_install(install)
     assert not any(map(is_install, others))
-    assert f'%pip install -q "langevin_optax[flax] @ git+https://{REPOSITORY}"' in install.source
+    extras = "flax,sampling" if name == "posterior_and_llc" else "flax"
+    assert f'%pip install -q "langevin_optax[{extras}] @ git+https://{REPOSITORY}"' in install.source
     assert 'if importlib.util.find_spec("langevin_optax") is None:' in install.source
     assert not install.outputs
     for cell in others:  # in Colab there is the package, and no clone around it
