@@ -85,7 +85,7 @@ def _draw(flags: argparse.Namespace, risks: dict[tuple[int, str], np.ndarray], n
                 axis.plot(updates, np.median(curves, 0), color=colour, linestyle=line, linewidth=2.4, label=name)
             axis.axhline(100 * hedging.black_scholes(steps), color="0.4", linestyle=":", label="Black–Scholes delta")
             best = min(100 * risks[steps, name].min() for name in METHODS)
-            axis.set(title=f"{steps} time steps", xlabel="Update", ylim=(0.97 * best, 1.3 * best))
+            axis.set(title=f"{steps} time steps", xlabel="Update", ylim=(0.998 * best, 1.03 * best))
             axis.grid(alpha=0.3)
         axes[0, 0].set_ylabel("100 × expected shortfall")
         title = "Risk on test paths: median (bold) and each seed (thin)"
