@@ -583,7 +583,7 @@ def test_data_that_does_not_fit_is_refused(monkeypatch):
 
 MNIST, FASHION, CIFAR = "8 x 512, 3 seeds", "5 x 512, 3 seeds", "40 x 512, 3 seeds, augmented"
 PRESETS = {
-    "digits": "digits dense [20, 40, 60, 80] 64; 100 x 128, 6 seeds; 4",
+    "digits": "digits dense [20, 40, 60] 64; 100 x 128, 5 seeds; 4",
     "mnist": f"mnist dense [3, 20, 30, 40] 64; {MNIST}; 9",
     "mnist-layers": f"mnist dense [30] 64; {MNIST}; 7",
     "fashion-conv-dense": f"fashion_mnist conv-dense [10, 30] 64; {FASHION}; 3",
