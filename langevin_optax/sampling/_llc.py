@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from langevin_optax._checks import check_nonnegative, check_positive
+from langevin_optax._checks import check_finite, check_nonnegative, check_positive
 from langevin_optax._types import Mask
 from langevin_optax.sampling import _program
 from langevin_optax.sampling._llc_estimator import LLC, Estimator, warn_of
@@ -49,7 +49,10 @@ def local_learning_coefficient(
       P = \frac{1}{\sqrt\nu + 0.1}, \quad \sigma = \sqrt{\tfrac{2}{n\beta}}.
 
     P follows the loss alone, without the localisation, and stands still after burn-in. The averaged noise, of
-    Leimkuhler and Matthews, gives a quadratic loss its exact law at every step that is stable.
+    Leimkuhler and Matthews, gives a quadratic loss its exact law at every step that is stable, with all data in each
+    step. Minibatches heat the chains by the share :math:`\eta P n\beta v/2`, for gradients of variance v: a warning
+    where that is above a tenth. Losses are compared with those of :math:`\theta_0` on the same minibatch, so that the
+    noise of losses falls away.
 
     Args:
       loss_fn: ``(params, batch) -> loss``, the mean over the examples of a batch.
@@ -80,8 +83,8 @@ def local_learning_coefficient(
       TypeError: as :func:`sample`.
 
     Warns:
-      UserWarning: and in ``warnings``: of chains that diverged, a negative estimate, losses that still rise, a
-        gradient at :math:`\theta_0` that is none of a minimum.
+      UserWarning: and in ``warnings``: of chains that diverged, an estimate that is negative or above d/2, losses that
+        still rise, a gradient at :math:`\theta_0` that is none of a minimum, minibatches that heat, rounded losses.
 
     Example:
       A regular minimum of two parameters:
@@ -102,8 +105,7 @@ def local_learning_coefficient(
       <https://arxiv.org/abs/1203.5428>`_, 2013 (the averaged noise).
     """
     estimate = Estimator(loss_fn, data, key, batch_size, draws, chains, burn_in, nbeta, optimizer, mask)
-    check_nonnegative("localization", localization)
-    check_positive("learning_rate", learning_rate)
+    _check(learning_rate, localization)
     with _program.bar(burn_in + draws, progress) as shown:
         (llc,) = estimate(params, [(learning_rate, localization)], shown)
     for text in llc.warnings:
@@ -155,9 +157,15 @@ def llc_along_training(
     """
     checkpoints = list(checkpoints)
     estimate = Estimator(loss_fn, data, key, batch_size, draws, chains, burn_in, nbeta, optimizer, mask)
-    check_nonnegative("localization", localization)
-    check_positive("learning_rate", learning_rate)
+    _check(learning_rate, localization)
     with _program.bar(len(checkpoints) * (burn_in + draws), progress) as shown:
         llcs = [estimate(params, [(learning_rate, localization)], shown)[0] for params in checkpoints]
     warn_of(llcs)
     return llcs
+
+
+def _check(learning_rate: Any, localization: Any) -> None:
+    for name, value in (("learning_rate", learning_rate), ("localization", localization)):
+        check_finite(name, value, "a number")
+    check_nonnegative("localization", localization)
+    check_positive("learning_rate", learning_rate)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from langevin_optax._checks import check_positive, check_whole
 from langevin_optax._types import Mask
+from langevin_optax.layers import _where
 from langevin_optax.noise import _keys
 from langevin_optax.sampling import _program, _samples
-from langevin_optax.sampling._llc_sampler import distance, local_sampler
+from langevin_optax.sampling._llc_sampler import center, local_sampler, norm
 from langevin_optax.sampling._samples import as_arviz
 
 
@@ -23,20 +23,20 @@ class LLC(NamedTuple):
 
     mean: float
     standard_error: float  # of the mean, from the spread of the chains
-    traces: np.ndarray  # shape=(chains, draws), nβ (L_t − L₀), whose mean is the estimate
+    traces: np.ndarray  # shape=(chains, draws), nβ (L(θ_t) − L(θ₀)), on the minibatch of t, whose mean is the estimate
     distances: np.ndarray  # shape=(chains, draws), ‖θ_t − θ₀‖
     baseline: float  # L₀
     warnings: tuple[str, ...]
 
     @property
     def rhat(self) -> float:
-        """ArviZ's R-hat of the traces, of the extra ``sampling``."""
-        return float(as_arviz().rhat(self.traces))
+        """ArviZ's R-hat of the traces that did not diverge; of the extra ``sampling``."""
+        return float(as_arviz().rhat(self.traces[np.isfinite(self.traces).all(axis=1)]))
 
     @property
     def ess(self) -> float:
-        """ArviZ's bulk effective sample size of the traces."""
-        return float(as_arviz().ess(self.traces))
+        """ArviZ's bulk effective sample size of the same."""
+        return float(as_arviz().ess(self.traces[np.isfinite(self.traces).all(axis=1)]))
 
 
 class Estimator:
@@ -71,34 +71,56 @@ class Estimator:
         check_positive("nbeta", nbeta)
         self.nbeta, self.draws, self.chains, self.burn_in = nbeta, draws, chains, burn_in
         self.data, self.batch_size = jax.tree.map(jnp.asarray, data), batch_size
-        self.loss_and_grads = jax.jit(jax.value_and_grad(loss_fn))
+        self.loss_fn, self.mask, self.heats = loss_fn, mask, optimizer is None
         self.tx = local_sampler(math.sqrt(2 / nbeta), self.key, burn_in, optimizer, mask, passes_learning_rate)
         self.program: _program.Program | None = None
-
-        def gradient(params, key):
-            batch = self.data
-            if batch_size < self.n:
-                chosen = jax.random.randint(key, (batch_size,), 0, self.n)
-                batch = jax.tree.map(lambda x: x[chosen], self.data)
-            return jax.value_and_grad(loss_fn)(params, batch)
-
-        self.gradient = gradient
+        self.first: Any = None  # what all checkpoints must be like
+        self.at_start = jax.jit(self._at_start)
 
     def __call__(self, params: Any, settings: Sequence[tuple[float, float]], bar: Any) -> list[LLC]:
         """An estimate for each ``(learning_rate, localization)``; all have the same minibatches and noise."""
         params = jax.tree.map(_program.strong, params)
-        baseline, norm = self._at_start(params)
+        self._check(params)
+        start = Start(*map(float, self.at_start(params)))
         theta, state = self._start(params, settings)
         if self.program is None:
-            self.program = _program.Program(self.gradient, self.tx, distance, theta, state)
-        samples = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False)
-        traces = self.nbeta * (np.asarray(samples.losses, np.float64) - baseline)
-        parts = zip(np.split(traces, len(settings)), np.split(np.asarray(samples.draws), len(settings)), strict=True)
-        force = self.nbeta * norm
+            self.program = _program.Program(self._gradient, self.tx, self._look, theta, state)
+        distances, rises = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False).draws
+        traces = self.nbeta * np.asarray(rises, np.float64)
+        parts = zip(np.split(traces, len(settings)), np.split(np.asarray(distances), len(settings)), strict=True)
+        precision = float(jnp.finfo(rises.dtype).eps) * self.nbeta * abs(start.loss)
         return [
-            _llc(trace, distances, baseline, force, localization)
-            for (trace, distances), (_, localization) in zip(parts, settings, strict=True)
+            _llc(trace, of_setting, start, self.nbeta, rate if self.heats else 0.0, localization, precision)
+            for (trace, of_setting), (rate, localization) in zip(parts, settings, strict=True)
         ]
+
+    def _check(self, params: Any) -> None:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{[*x.shape]}", params)
+        if self.first is None:
+            if wrong := [x.dtype for x in jax.tree.leaves(params) if not jnp.issubdtype(x.dtype, jnp.floating)]:
+                raise TypeError(f"params must be real, got leaves of dtype {wrong[0]}.")
+            result = jax.eval_shape(self.loss_fn, params, self._batch(jax.random.key(0)))
+            if getattr(result, "shape", None) != () or not jnp.issubdtype(result.dtype, jnp.floating):
+                raise ValueError(f"loss_fn must return a real scalar, the mean over the batch, got {result}.")
+            self.first = shapes
+        elif jax.tree.flatten(shapes) != jax.tree.flatten(self.first):
+            raise ValueError(f"all checkpoints must be alike: the first has\n  {self.first}\ngot\n  {shapes}.")
+
+    def _batch(self, key: jax.Array) -> Any:
+        if self.batch_size >= self.n:
+            return self.data
+        chosen = jax.random.randint(key, (self.batch_size,), 0, self.n)
+        return jax.tree.map(lambda x: x[chosen], self.data)
+
+    def _gradient(self, params: Any, key: jax.Array) -> Any:
+        return jax.value_and_grad(self.loss_fn)(params, self._batch(key))
+
+    def _look(self, params: Any, state: _samples.SamplerState) -> Any:
+        """‖θ − θ₀‖, and L(θ) − L(θ₀) on one and the same minibatch, whose own noise nearly all falls away."""
+        theta_0 = center(state.tx_state)
+        batch = self._batch(_program.minibatch_key(state))
+        away = norm(jax.tree.map(jnp.subtract, params, theta_0))
+        return away, self.loss_fn(params, batch) - self.loss_fn(theta_0, batch)
 
     def _start(self, params: Any, settings: Sequence[tuple[float, float]]) -> Any:
         """The chains of each setting, one setting after the other."""
@@ -112,26 +134,53 @@ class Estimator:
         sharding = _program.devices_for(params, self.chains * len(settings))
         return carry if sharding is None else jax.device_put(carry, sharding)
 
-    def _at_start(self, params: Any) -> tuple[float, float]:
-        """The mean loss over all data at θ₀, and the norm of its gradient, batch by batch."""
-        total, gradient = 0.0, None
-        for start in range(0, self.n, self.batch_size):
-            batch = jax.tree.map(lambda x, start=start: x[start : start + self.batch_size], self.data)
-            share = min(self.batch_size, self.n - start) / self.n
-            loss, grads = self.loss_and_grads(params, batch)
-            total += share * float(loss)
-            scaled = jax.tree.map(lambda g, share=share: share * g, grads)
-            gradient = scaled if gradient is None else jax.tree.map(jnp.add, gradient, scaled)
-        return total, float(optax.tree.norm(gradient))
+    def _at_start(self, params: Any) -> Any:
+        """What `Start` holds, batch by batch; the gradient of what moves alone."""
+        whole = self.n // self.batch_size * self.batch_size
+        batches = jax.tree.map(lambda x: x[:whole].reshape(-1, self.batch_size, *x.shape[1:]), self.data)
+        where = jax.tree.map(lambda p: True, params)
+        if self.mask is not None:
+            where = _where.resolve(self.mask, params, params)
+
+        def add(sums, batch, examples):
+            loss, grads = jax.value_and_grad(self.loss_fn)(params, batch)
+            grads = jax.tree.map(lambda g, w: jnp.where(w, g, 0).astype(jnp.float32), grads, where)
+            seen = loss, grads, jax.tree.map(jnp.square, grads)
+            return jax.tree.map(lambda a, b: a + examples * b, sums, seen)
+
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
+        sums: Any = jnp.zeros([], float), zeros, zeros
+        if whole:
+            sums, _ = jax.lax.scan(lambda sums, batch: (add(sums, batch, self.batch_size), None), sums, batches)
+        if whole < self.n:
+            sums = add(sums, jax.tree.map(lambda x: x[whole:], self.data), self.n - whole)
+        loss, mean, square = jax.tree.map(lambda x: x / self.n, sums)
+        number = sum(jax.tree.leaves(jax.tree.map(lambda w, p: jnp.sum(jnp.broadcast_to(w, p.shape)), where, params)))
+        # η P nβ v/2 of a coordinate whose gradient has the variance v over minibatches, P as of the default sampler.
+        heats = jax.tree.map(lambda m, s: jnp.sum((s - m**2) / (jnp.sqrt(s) + 0.1)) * self.nbeta / 2, mean, square)
+        return loss, norm(mean), sum(jax.tree.leaves(heats)) / jnp.maximum(number, 1), number
 
 
-def _llc(traces: Any, distances: Any, baseline: float, force: float, localization: float) -> LLC:
+class Start(NamedTuple):
+    """What is known at θ₀."""
+
+    loss: float  # over all data
+    force: float  # the norm of its gradient
+    heat: float  # by how much minibatches heat the default sampler, for a learning rate of 1
+    moving: float  # the number of parameters that move
+
+
+def _llc(
+    traces: Any, distances: Any, start: Start, nbeta: float, rate: float, localization: float, precision: float
+) -> LLC:
     fine = np.isfinite(traces).all(axis=1)
     means = traces[fine].mean(axis=1)
     mean = float(means.mean()) if len(means) else math.nan
     error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
-    found = _warnings(traces[fine], fine, mean, error, force, localization)
-    return LLC(mean, error, traces, distances, baseline, tuple(found))
+    found = _of_start(start, nbeta, rate, localization, precision)
+    if math.isfinite(start.loss + start.force):
+        found += _of_traces(traces, fine, mean, error, start.moving)
+    return LLC(mean, error, traces, distances, start.loss, tuple(found))
 
 
 def _length(data: Any) -> int:
@@ -144,21 +193,42 @@ def _length(data: Any) -> int:
     return int(length or 0)
 
 
-def _warnings(traces: Any, fine: Any, mean: float, error: float, force: float, localization: float) -> list[str]:
-    found = []
-    if not math.isfinite(force):
-        found.append("the loss or its gradient is not finite at params.")
-    elif not fine.all():
+def _of_start(start: Start, nbeta: float, rate: float, localization: float, precision: float) -> list[str]:
+    """What θ₀ alone lets one expect."""
+    found, force = [], nbeta * start.force
+    if not math.isfinite(start.loss + start.force):
+        return ["the loss or its gradient is not finite at params."]
+    if localization > 0 and force > math.sqrt(localization):
+        found.append(
+            f"nβ‖∇L‖ = {force:.3g} at params, above √localization = {math.sqrt(localization):.3g}: the loss may fall "
+            "within the region that is left to the chains, so that params is no minimum."
+        )
+    if rate * start.heat > 0.1:
+        found.append(
+            f"the noise of minibatches heats the chains by some {rate * start.heat:.0%}, and the estimate with them: "
+            "take a larger batch_size, or a smaller learning_rate with more draws."
+        )
+    if precision > 0.1:
+        found.append(
+            f"the loss is rounded to {precision:.2g} in nβL: return it in float32 at least, or without a constant."
+        )
+    return found
+
+
+def _of_traces(traces: Any, fine: Any, mean: float, error: float, moving: float) -> list[str]:
+    """What the chains show."""
+    found, traces = [], traces[fine]
+    if not fine.all():
         found.append(f"chains {np.flatnonzero(~fine).tolist()} diverged, and are not in the mean: lower learning_rate.")
-    if mean < 0:
+    if mean < -2 * (0 if math.isnan(error) else error):
         found.append(
             f"the estimate is negative, {mean:.3g}: the chains found lower losses than that of params, no minimum. "
             "Train longer, or localise more."
         )
-    if localization > 0 and force > math.sqrt(localization):
+    if mean - 3 * error > 0.55 * moving:
         found.append(
-            f"nβ‖∇L‖ = {force:.3g} at params, above √localization = {math.sqrt(localization):.3g}: within the "
-            "region that is left to the chains the loss falls, so that params is no minimum."
+            f"the estimate is above d/2 = {moving / 2:g}, the most that a minimum of {moving:g} parameters has: the "
+            "step is too large, minibatches heat the chains, or params is no minimum."
         )
     if len(traces) > 1 and traces.shape[1] >= 4:
         half = traces.shape[1] // 2

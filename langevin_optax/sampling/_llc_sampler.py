@@ -58,14 +58,19 @@ def local_sampler(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def distance(params: Any, state: LocalState) -> jax.Array:
-    """‖θ − θ₀‖."""
+def center(state: LocalState) -> Any:
+    """θ₀."""
 
     def is_pull(node):
         return isinstance(node, LocalizationState)
 
-    center = next(filter(is_pull, jax.tree.leaves(state.inner, is_leaf=is_pull))).center
-    return optax.tree.norm(jax.tree.map(jnp.subtract, params, center))
+    return next(filter(is_pull, jax.tree.leaves(state.inner, is_leaf=is_pull))).center
+
+
+def norm(tree: Any) -> jax.Array:
+    """In float32 at least."""
+    squares = [jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(squares, start=jnp.zeros([])))
 
 
 def _averaged(noise: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:

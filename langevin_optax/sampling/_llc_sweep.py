@@ -62,10 +62,11 @@ class LLCSweep(NamedTuple):
 
     def _limits(self) -> tuple[float, float]:
         """Of all traces without the settings that run away."""
-        highest = [np.quantile(llc.traces, 0.99) for row in self.llcs for llc in row if np.isfinite(llc.traces).all()]
-        lowest = [np.quantile(llc.traces, 0.01) for row in self.llcs for llc in row if np.isfinite(llc.traces).all()]
-        top = min(max(highest, default=1.0), 4 * float(np.median(highest)) if highest else 1.0)
-        return min(0.0, max(min(lowest, default=0.0), -top)) - 0.05 * top, 1.1 * top or 1.0
+        fine = [llc.traces for row in self.llcs for llc in row if np.isfinite(llc.traces).all()]
+        ends = np.array([np.quantile(traces, [0.01, 0.99]) for traces in fine] or [[0.0, 1.0]])
+        most = 4 * max(float(np.median(np.abs(ends).max(axis=1))), 1e-9)
+        low, high = max(ends[:, 0].min(), -most), min(ends[:, 1].max(), most)
+        return min(0.0, low) - 0.05 * most, max(0.0, high) + 0.05 * most
 
 
 def _trace(axis: Any, llc: LLC) -> None:
@@ -124,6 +125,7 @@ def llc_sweep(
       >>> sweep.means.shape
       (2, 4)
     """
+    learning_rates, localizations = tuple(learning_rates), tuple(localizations)
     for rate, localization in itertools.zip_longest(learning_rates, localizations, fillvalue=1.0):
         check_positive("learning_rates", rate)
         check_nonnegative("localizations", localization)
@@ -136,4 +138,4 @@ def llc_sweep(
     warn_of(llcs)
     width = len(localizations)
     rows = [llcs[start : start + width] for start in range(0, len(llcs), width)]
-    return LLCSweep(tuple(learning_rates), tuple(localizations), rows)
+    return LLCSweep(learning_rates, localizations, rows)

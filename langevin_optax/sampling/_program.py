@@ -38,7 +38,7 @@ def start(tx: Any, params: Any, key: Any, chains: int, sharding: NamedSharding |
 class Program:
     """The compiled steps of some chains, for runs of any length from any state like that of ``params`` and ``state``.
 
-    ``keep(params, tx_state)`` is what is kept of a draw of one chain.
+    ``keep(params, state)`` is what is kept of a draw of one chain.
     """
 
     def __init__(self, gradient: Any, tx: Any, keep: Any, params: Any, state: SamplerState):
@@ -49,7 +49,7 @@ class Program:
             return jax.vmap(functools.partial(_step, gradient, tx))(*carry)
 
         def look(params, state):
-            return keep(params, state.tx_state), gradient(params, _minibatch_key(state))[0]
+            return keep(params, state), gradient(params, minibatch_key(state))[0]
 
         def run(carry, stored, place, number, steps):
             """Many times many steps and a draw: numbers are traced, so that all runs are of one program's bits."""
@@ -93,13 +93,13 @@ def strong(leaf: Any) -> Any:
     return leaf if is_key else jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
-def _minibatch_key(state: SamplerState) -> jax.Array:
+def minibatch_key(state: SamplerState) -> jax.Array:
     base = jax.random.fold_in(jax.random.fold_in(state.key, _MINIBATCH), state.chain)
     return jax.random.fold_in(base, state.step)
 
 
 def _step(gradient: Any, tx: Any, params: Any, state: SamplerState) -> tuple[Any, SamplerState]:
-    loss, grads = gradient(params, _minibatch_key(state))
+    loss, grads = gradient(params, minibatch_key(state))
     updates, tx_state = tx.update(grads, state.tx_state, params, value=loss)
     fine = jnp.isfinite(loss) & (state.finite_steps == state.step)
     finite_steps = state.finite_steps + fine.astype(jnp.int32)

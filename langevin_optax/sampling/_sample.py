@@ -112,7 +112,7 @@ def sample(
         carry = jax.tree.map(jnp.copy, (params, state))  # whose memory the program takes, and not the user's
         carry = carry if sharding is None else jax.device_put(carry, sharding)
     _samples.check_keys(carry[1].tx_state)
-    program = Program(gradient, tx, lambda params, tx_state: params if keep is None else keep(params), *carry)
+    program = Program(gradient, tx, lambda params, state: params if keep is None else keep(params), *carry)
     with bar(burn_in + draws * thin, progress) as shown:
         samples = program(*carry, draws, burn_in, thin, shown, fresh)
     _samples.warn_of_chains(samples)

@@ -77,7 +77,7 @@ def as_arviz() -> Any:
             import arviz
     except ImportError as error:
         raise ImportError(
-            "to_arviz needs ArviZ, which the extra `sampling` brings: pip install 'langevin_optax[sampling]'."
+            "this needs ArviZ, which the extra `sampling` brings: pip install 'langevin_optax[sampling]'."
         ) from error
     return arviz
 
@@ -204,7 +204,7 @@ def check_functions(gradient: Any, keep: Any, params: Any, state: SamplerState) 
     if jax.tree.flatten(shapes) != jax.tree.flatten(others):
         raise ValueError(f"the grads of gradient must be like params,\n  {shapes}\ngot\n  {others}.")
     try:
-        kept = jax.eval_shape(keep, params, state.tx_state)
+        kept = jax.eval_shape(keep, params, state)
     except Exception as error:
         raise TypeError(
             "keep must be a function of the parameters that jax.jit takes, with arrays of fixed shapes."
