@@ -25,7 +25,7 @@ _RESIDUAL = (
     f"--all learning_rate=5e-3,sigma=5e-3,{_SCHEDULES}"
 )
 PRESETS = {
-    "digits": "--depths 20 40 60 --seeds 5 --methods adam:eps=1e-8 adam l-adam ll-adam "
+    "digits": "--depths 20 40 60 80 --seeds 4 --methods adam:eps=1e-8 adam l-adam ll-adam "
     "--all eps=1e-14,max_noise=0.03,learning_rate_schedule=cosine",
     "mnist": f"{_MNIST} {_ADAPTIVE}",
     "mnist-layers": f"{_MNIST} --depths 30 --methods adam "

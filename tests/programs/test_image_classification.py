@@ -583,7 +583,7 @@ def test_data_that_does_not_fit_is_refused(monkeypatch):
 
 MNIST, FASHION, CIFAR = "8 x 512, 3 seeds", "5 x 512, 3 seeds", "40 x 512, 3 seeds, augmented"
 PRESETS = {
-    "digits": "digits dense [20, 40, 60] 64; 100 x 128, 5 seeds; 4",
+    "digits": "digits dense [20, 40, 60, 80] 64; 100 x 128, 4 seeds; 4",
     "mnist": f"mnist dense [3, 20, 30, 40] 64; {MNIST}; 9",
     "mnist-layers": f"mnist dense [30] 64; {MNIST}; 7",
     "fashion-conv-dense": f"fashion_mnist conv-dense [10, 30] 64; {FASHION}; 3",
@@ -659,7 +659,7 @@ def test_flags_override_a_preset_and_settings_for_all_join_its_own():
 
 
 def test_help_has_the_defaults_of_the_preset(capsys):
-    for argv, depths in (([], "20, 40, 60"), (["--preset", "mnist-layers"], "30")):
+    for argv, depths in (([], "20, 40, 60, 80"), (["--preset", "mnist-layers"], "30")):
         with pytest.raises(SystemExit):
             flags.parse([*argv, "--help"])
         assert f"layers per block (default: [{depths}])" in " ".join(capsys.readouterr().out.split())
