@@ -55,7 +55,9 @@ MUTATIONS = [
         NOISE,
     ),
     # from optimiser to posterior
-    Mutation("llc-without-nbeta", "sampling/_llc_estimator.py", "traces = self.nbeta * (", "traces = self.n * (", LLC),
+    Mutation(
+        "llc-without-nbeta", "sampling/_llc_estimator.py", "traces = self.nbeta * np", "traces = self.n * np", LLC
+    ),
     Mutation(
         "llc-of-another-sigma", "sampling/_llc_estimator.py", "math.sqrt(2 / nbeta)", "math.sqrt(2.2 / nbeta)", LLC
     ),

@@ -81,7 +81,7 @@ class Estimator:
         """An estimate for each ``(learning_rate, localization)``; all have the same minibatches and noise."""
         params = jax.tree.map(_program.strong, params)
         self._check(params)
-        start = Start(*map(float, self.at_start(params)))
+        start = Start(*map(float, self.at_start(params, self.data)))
         theta, state = self._start(params, settings)
         if self.program is None:
             self.program = _program.Program(self._gradient, self.tx, self._look, theta, state)
@@ -134,10 +134,10 @@ class Estimator:
         sharding = _program.devices_for(params, self.chains * len(settings))
         return carry if sharding is None else jax.device_put(carry, sharding)
 
-    def _at_start(self, params: Any) -> Any:
+    def _at_start(self, params: Any, data: Any) -> Any:
         """What `Start` holds, batch by batch; the gradient of what moves alone."""
         whole = self.n // self.batch_size * self.batch_size
-        batches = jax.tree.map(lambda x: x[:whole].reshape(-1, self.batch_size, *x.shape[1:]), self.data)
+        batches = jax.tree.map(lambda x: x[:whole].reshape(-1, self.batch_size, *x.shape[1:]), data)
         where = jax.tree.map(lambda p: True, params)
         if self.mask is not None:
             where = _where.resolve(self.mask, params, params)
@@ -153,7 +153,7 @@ class Estimator:
         if whole:
             sums, _ = jax.lax.scan(lambda sums, batch: (add(sums, batch, self.batch_size), None), sums, batches)
         if whole < self.n:
-            sums = add(sums, jax.tree.map(lambda x: x[whole:], self.data), self.n - whole)
+            sums = add(sums, jax.tree.map(lambda x: x[whole:], data), self.n - whole)
         loss, mean, square = jax.tree.map(lambda x: x / self.n, sums)
         number = sum(jax.tree.leaves(jax.tree.map(lambda w, p: jnp.sum(jnp.broadcast_to(w, p.shape)), where, params)))
         # η P nβ v/2 of a coordinate whose gradient has the variance v over minibatches, P as of the default sampler.

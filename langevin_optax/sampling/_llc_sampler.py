@@ -30,7 +30,7 @@ class LocalState(NamedTuple):
 def local_sampler(
     sigma: float, key: Any, burn_in: int, optimizer: _Optimizer | None, mask: Mask | None, passes_learning_rate: bool
 ) -> optax.GradientTransformationExtraArgs:
-    """The default sampler, or that of the user, around the parameters of ``init``; ``set_to`` sets what it reads."""
+    """The default sampler, or that of the user, around the parameters of ``init``."""
 
     def build(learning_rate, strength):
         if optimizer is None:
@@ -77,7 +77,7 @@ def _averaged(noise: optax.GradientTransformationExtraArgs) -> optax.GradientTra
     """Half of the noise of this step and half of the last: the scheme of Leimkuhler and Matthews.
 
     Where the loss is quadratic and P constant its stationary law is exact, of every step size that is stable; the law
-    of Euler's scheme is too wide, by γPa/2 at the curvature a.
+    of Euler's scheme is too wide, by the share ηPa/2 at the curvature a.
     """
 
     def init_fn(params):
