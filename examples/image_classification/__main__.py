@@ -6,13 +6,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
 from examples import interrupts
 from examples.image_classification import data, flags, models, pictures, report, train
-from examples.image_classification.results import Results
 from examples.image_classification.sweep import Sweep
 from examples.image_classification.train import Task
 from examples.presentation import Bar, counted, duration
@@ -40,24 +38,22 @@ def _compare(options: argparse.Namespace) -> None:
 
     sweep = Sweep(
         images,
-        Results(options.output / "runs.jsonl"),
-        options.output / "checkpoints",
+        options.output / "runs",
         lambda task: options.seeds_at_once or (1 if task.model in models.CONVOLUTIONAL else len(seeds)),
-        options.checkpoint_minutes,
     )
     todo = sum(len(sweep.missing(task, seeds)) for task in tasks)
     there = len(tasks) * len(seeds) - todo
     if there:
-        print(f"{there} of {there + todo} runs are in {sweep.results.path} already.", flush=True)
+        print(f"{there} of {there + todo} runs are in {sweep.folder} already.", flush=True)
     if todo:
         _run(sweep, tasks, seeds)
 
-    runs = [sweep.results.runs(task) for task in tasks]
-    results = report.of_tasks(tasks, [[of_task[seed] for seed in seeds] for of_task in runs], images.classes)
+    runs = [[sweep.read(task, seed) for seed in seeds] for task in tasks]
+    results = report.of_tasks(tasks, runs, images.classes)
     print("", report.printed(results), sep="\n", flush=True)
     shown.write(settings)
     drawn = pictures.write(results, note, options.output)
-    written = [sweep.results.path, *report.write(results, note, drawn, options.output), *drawn]
+    written = [sweep.folder, *report.write(results, note, drawn, options.output), *drawn]
     print("\nWritten:", *written, sep="\n  ")
 
 
@@ -65,23 +61,14 @@ def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
     progress = Progress(sweep, tasks, seeds)
     sweep.on_epoch = progress.epoch
     began = time.monotonic()
-    with progress.bar, interrupts.stopping("ending with the epochs that are under way") as sweep.stop:
+    with progress.bar, interrupts.ending("runs that have ended are kept; the same command goes on from there"):
         sweep.run(tasks, seeds)
-    todo = sum(len(sweep.missing(task, seeds)) for task in tasks)
-    if todo:
-        everything = len(tasks) * len(seeds)
-        print(
-            f"{everything - todo} of {counted(everything, 'run')} finished; the same command goes on from there.",
-            flush=True,
-        )
-        sys.exit(interrupts.STATUS)
     seconds = time.monotonic() - began
-    if progress.steps:
-        where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-        print(
-            f"{counted(progress.steps, 'step')}, of all seeds, in {duration(seconds)} on {where}, with compilation and "
-            f"tests: {duration(seconds / progress.steps, digits=2)} per step."
-        )
+    where = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+    print(
+        f"{counted(progress.steps, 'step')}, of all seeds, in {duration(seconds)} on {where}, with compilation and "
+        f"tests: {duration(seconds / progress.steps, digits=2)} per step."
+    )
 
 
 class Progress:
@@ -91,19 +78,16 @@ class Progress:
 
     def __init__(self, sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]):
         self._data, self.steps, self._labels = sweep.data, 0, report.labels(tasks)
-        self._compiled, self._done = set[Task](), dict[Any, int]()
+        self._compiled = set[Task]()
         missing = [(task, len(sweep.missing(task, seeds))) for task in tasks]
         self.bar = Bar(total=sum(self._work(t, t.epochs * n) + self._COMPILATION for t, n in missing if n))
 
-    def epoch(self, task: Task, seeds: Sequence[int], number: int) -> None:
+    def epoch(self, task: Task, seeds: Sequence[int]) -> None:
         if task not in self._compiled:
             self._compiled.add(task)
             self.bar.update(self._COMPILATION)
-        run = task, *seeds
-        since = number + 1 - self._done.get(run, 0)  # more than 1 if it was taken up from a checkpoint
-        self._done[run] = number + 1
         self.bar.set_description_str(f"{report.layers(task)}, {self._labels[task.method]}", refresh=False)
-        self.bar.update(self._work(task, since * len(seeds)))
+        self.bar.update(self._work(task, len(seeds)))
         self.steps += len(seeds) * train.steps_per_epoch(task, self._data)
 
     def _work(self, task: Task, epochs: int) -> int:

@@ -170,11 +170,4 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seeds trained in one program (default: all, and 1 for convolutions, which are slower together)",
     )
-    add(
-        "--checkpoint-minutes",
-        type=values.rate,
-        default=5.0,
-        metavar="MINUTES",
-        help="between two checkpoints of a run",
-    )
     return parser

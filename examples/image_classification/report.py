@@ -13,7 +13,7 @@ from examples.image_classification import methods
 from examples.image_classification.data import Data
 from examples.image_classification.methods import FAMILIES, INTEGRATORS, Method
 from examples.image_classification.models import DEPTH_IS
-from examples.image_classification.results import Run
+from examples.image_classification.sweep import Run
 from examples.image_classification.train import Task
 from examples.presentation import as_markdown, as_text, counted, short, write_csv
 
@@ -93,7 +93,7 @@ def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
 
 
 def _setting(key: str, names: dict[Method, str]) -> str:
-    """The value of most methods, and the others with their names."""
+    """The value of most methods, and the others with their names; not of those whose names have it."""
     values = {method: getattr(method, key) for method in names}
     if key == "eps":  # which all but SGD and the integrators have
         values = {m: v for m, v in values.items() if m.family not in ("sgd", "integrators")}
@@ -101,11 +101,13 @@ def _setting(key: str, names: dict[Method, str]) -> str:
         values = {m: v for m, v in values.items() if m.is_langevin}
     else:
         values = {m: v for m, v in values.items() if v is not None}
+    name = key.replace("_", " ")
+    values = {m: v for m, v in values.items() if f", {name} {methods.shown(key, v)}" not in names[m]}
     if not values:
         return ""
     (most, _), *others = Counter(values.values()).most_common()
     named = [f"{methods.shown(key, v)} ({' and '.join(names[m] for m in values if values[m] == v)})" for v, _ in others]
-    return f"{key.replace('_', ' ')} " + ", ".join([methods.shown(key, most), *named])
+    return f"{name} " + ", ".join([methods.shown(key, most), *named])
 
 
 def printed(results: Sequence[Result]) -> str:

@@ -1,125 +1,125 @@
-"""Many runs, a task at a time on each device: taken up where they were killed, and written down as they end."""
+"""Many runs, a task at a time on each device. Each that ends is a file, so that none is trained twice."""
 
-import shutil
-import time
+import functools
+import hashlib
+import json
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from examples.image_classification import results, train
+import langevin_optax as lgv
+from examples.image_classification import train
 from examples.image_classification.data import Data
-from examples.image_classification.results import Results, Run
 from examples.image_classification.train import Task
+from examples.storage import StorageError, write_whole
+
+
+class Run(NamedTuple):
+    """One seed of a task, from the first epoch to the last."""
+
+    seed: int
+    accuracy: np.ndarray  # after each epoch, on the test data
+    loss: np.ndarray  # mean of the training loss over each epoch; nan where that was not finite
+    noisy_share: float  # of the layers
 
 
 @dataclass
 class Sweep:
-    """Seeds that train together share a checkpoint. ``on_epoch`` is told of every epoch, by one thread at a time."""
+    """``on_epoch`` is told of every epoch, by one thread at a time."""
 
     data: Data
-    results: Results
-    checkpoints: Path
+    folder: Path
     seeds_at_once: Callable[[Task], int]
-    checkpoint_minutes: float
-    on_epoch: Callable[[Task, Sequence[int], int], None] = lambda task, seeds, number: None
-    stop: Event = field(default_factory=Event)  # once it is set, runs end with their epoch, and save it
-    _lock: Any = field(default_factory=Lock)
+    on_epoch: Callable[[Task, Sequence[int]], None] = lambda task, seeds: None
 
     def missing(self, task: Task, seeds: Sequence[int]) -> list[int]:
-        done = self.results.runs(task)
-        return [seed for seed in seeds if seed not in done]
+        return [seed for seed in seeds if not self._path(task, seed).exists()]
+
+    def read(self, task: Task, seed: int) -> Run:
+        path = self._path(task, seed)
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            loss = [math.nan if loss is None else loss for loss in run["loss"]]
+            return Run(run["seed"], np.array(run["accuracy"]), np.array(loss), run["noisy_share"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{path} is not the result of a run ({error}); mend or remove it") from None
 
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
-        """All that the file of results does not have yet, until ``stop`` is set."""
+        """All that have no file yet."""
+        self.folder.mkdir(exist_ok=True)
         free: SimpleQueue[Any] = SimpleQueue()
         devices = jax.local_devices()
         for device in devices:
             free.put(device)
+        stop, lock = Event(), Lock()
 
-        def on_a_free_device(task):
+        def on_a_free_device(task: Task) -> None:
             device = free.get()
             try:
                 with jax.default_device(device):
-                    self._task(task, self.missing(task, seeds), device)
-            except BaseException:
-                self.stop.set()
-                raise
+                    self._task(task, self.missing(task, seeds), stop, lock)
             finally:
                 free.put(device)
 
         with ThreadPoolExecutor(max_workers=len(devices)) as pool:
             futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
             try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            except BaseException:
-                self.stop.set()
-                raise
+                for future in as_completed(futures):
+                    future.result()
             finally:  # after an error the others end with the epoch that they are in
-                for future in futures:
-                    future.cancel()
-        for future in futures:
-            if not future.cancelled():
-                future.result()
+                stop.set()
 
-    def _task(self, task: Task, seeds: Sequence[int], device: Any) -> None:
-        if self.stop.is_set():
+    def _task(self, task: Task, seeds: Sequence[int], stop: Event, lock: Any) -> None:
+        if stop.is_set():
             return
-        training = train.prepare(task, self.data)
-        images = jax.device_put(training.images, device)
-        at_once = self.seeds_at_once(task)
+        training, at_once = train.prepare(task, self.data), self.seeds_at_once(task)
+        images = jax.device_put(training.images)
         for first in range(0, len(seeds), at_once):
             group = seeds[first : first + at_once]
-            directory = self.checkpoints / results.identity(task, group)
-            runs = self._train(task, training, images, group, device, directory)
-            if runs is None:
-                return
-            with self._lock:
-                self.results.append(task, runs)
-            shutil.rmtree(directory)  # after the results, so that a kill in between loses nothing
+            state, curves = training.start(group), np.empty((2, task.epochs, len(group)))
+            for number in range(task.epochs):
+                state, curves[:, number] = training.epoch(state, np.int32(number), images)
+                with lock:
+                    self.on_epoch(task, group)
+                if stop.is_set():
+                    return
+            for i, seed in enumerate(group):
+                accuracy, loss = curves[:, :, i]
+                self._write(task, Run(seed, accuracy, loss, training.noisy_share))
 
-    def _train(
-        self, task: Task, training: train.Training, images: Any, seeds: Sequence[int], device: Any, directory: Path
-    ) -> list[Run] | None:
-        """None if the sweep was stopped."""
-        state = training.start(seeds)
-        accuracy, loss = np.full((2, len(seeds), task.epochs), np.nan)
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
-        with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
-            first = manager.latest_step() or 0
-            if first:
-                state, accuracy, loss = _restored(manager, first, (state, accuracy, loss), device)
-            state = jax.device_put(state, device)
-            saved = time.monotonic()
-            for number in range(first, task.epochs):
-                state, (accuracy[:, number], loss[:, number]) = training.epoch(state, np.int32(number), images)
-                with self._lock:
-                    self.on_epoch(task, seeds, number)
-                interrupted = self.stop.is_set()
-                if interrupted or time.monotonic() - saved > 60 * self.checkpoint_minutes:
-                    manager.save(number + 1, args=ocp.args.StandardSave((state, accuracy, loss)))
-                    saved = time.monotonic()
-                if interrupted:
-                    return None
-        return [Run(seed, accuracy[i], loss[i], training.noisy_share) for i, seed in enumerate(seeds)]
+    def _write(self, task: Task, run: Run) -> None:
+        content = _identity(task, run.seed) | {
+            "langevin_optax": lgv.__version__,
+            "noisy_share": run.noisy_share,
+            "accuracy": run.accuracy.tolist(),
+            "loss": [loss if math.isfinite(loss) else None for loss in run.loss.tolist()],
+        }
+        write_whole(self._path(task, run.seed), json.dumps(content) + "\n")
+
+    def _path(self, task: Task, seed: int) -> Path:
+        return self.folder / f"{_hash(json.dumps(_identity(task, seed)).encode())}.json"
 
 
-def _restored(manager: ocp.CheckpointManager, step: int, like: Any, device: Any) -> Any:
-    here = jax.sharding.SingleDeviceSharding(device)  # it may have been saved on another one
-    shapes = jax.eval_shape(lambda: like)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    try:
-        state, *curves = manager.restore(step, args=ocp.args.StandardRestore(shapes))
-    except Exception as error:
-        raise results.ResultsError(
-            f"the checkpoint in {manager.directory} cannot be read ({type(error).__name__}); delete that folder to "
-            "train its runs from the start"
-        ) from error
-    return state, *map(np.array, curves)  # float32, as they came from the device
+def _identity(task: Task, seed: int) -> dict[str, Any]:
+    """All that a run depends on; a result of other code, or of another kind of device, is never taken for this one."""
+    device = jax.devices()[0].device_kind
+    return {"task": asdict(task), "seed": seed, "code": _code(), "jax": jax.__version__, "device": device}
+
+
+@functools.cache
+def _code() -> str:
+    here, package = Path(__file__).parent, Path(lgv.__file__).parent
+    trained = [here / f"{name}.py" for name in ("methods", "models", "train")]
+    return _hash(b"".join(path.read_bytes() for path in [*sorted(package.rglob("*.py")), *trained]))
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -50,5 +50,6 @@ def main(*argv):
     return stdout.getvalue(), stderr.getvalue()
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def runs(output):
+    """The files of all that have ended."""
+    return [json.loads(path.read_text()) for path in sorted((output / "runs").glob("*.json"))]

@@ -30,7 +30,6 @@ IMAGES = r"must have shape \(images, height, width\[, channels\]\), got"
 FINITE = "must hold finite numbers, as float32, got dtype"
 CLASSES = "must hold a class, a whole number from 0, for each of the"
 ARRAYS = "must hold x_train, y_train, x_test and y_test as plain arrays:"
-NO_RUN = r"runs\.jsonl is not the result of a run .*; mend or remove it"
 
 BAD = {
     "examples.image_classification": {
@@ -51,7 +50,6 @@ BAD = {
         "--batch-size -1": (2, f"--batch-size: {WHOLE} '-1'"),
         "--epochs 2147483648": (2, f"--epochs: {MOST} '2147483648'"),
         "--seeds-at-once 0": (2, f"--seeds-at-once: {WHOLE} '0'"),
-        "--checkpoint-minutes -1": (2, f"--checkpoint-minutes: {NUMBER} '-1'"),
         "--methods": (2, f"--methods: {FEW}"),
         "--methods adam l-adm": (2, "--methods: no optimiser 'l-adm'"),
         "--methods L-Adam": (2, "--methods: no optimiser 'L-Adam'"),
@@ -135,8 +133,6 @@ BAD = {
         ),
         "--output shows": (1, r"shows has tables .* \(1 hidden layer, SGD is left out\); choose another --output"),
         "--output torn": (1, r"torn/settings\.json cannot be read; mend or remove it"),
-        "--depths 2 --output garbage": (1, f"line 1 of .*{NO_RUN}"),
-        "--depths 2 --output other_lines": (1, f"line 2 of .*{NO_RUN}"),
     },
     "examples.spirals": {
         "--unknown 1": (2, "unrecognized arguments: --unknown 1"),
@@ -260,11 +256,6 @@ def folder(tmp_path_factory):
     for name, settings in {"shows": '{"1 hidden layer, SGD": {}}', "torn": "{"}.items():
         (folder / name).mkdir()
         (folder / name / "settings.json").write_text(settings)
-
-    line = '{"task": {}, "code": "", "seed": 0, "accuracy": [0.5], "loss": [null], "noisy_share": 0.0}\n'
-    for name, lines in {"garbage": "garbage\n", "other_lines": f'{line}{{"seed": 0}}\n'}.items():
-        (folder / name).mkdir()
-        (folder / name / "runs.jsonl").write_text(lines)
     return folder
 
 

@@ -26,7 +26,7 @@ from examples.image_classification import __main__ as demo
 from examples.image_classification import flags, methods, models, pictures, report, train
 from examples.image_classification.sweep import Sweep
 from tests.cases import by_default
-from tests.programs.images import SMALL, curves, lines, main, method, task
+from tests.programs.images import SMALL, curves, main, method, runs, task
 
 pytestmark = pytest.mark.usefixtures("one_device", "elsewhere")
 NAMES = ["Adam", "LL-Adam 30 %"]
@@ -67,19 +67,16 @@ def study(tmp_path_factory):
 
 
 def test_every_run_is_reported(study):
-    runs = study.rows("runs.csv")
-    assert [(r["data"], r["model"], r["depth"], r["method"], r["seed"]) for r in runs] == [
+    rows = study.rows("runs.csv")
+    assert [(r["data"], r["model"], r["depth"], r["method"], r["seed"]) for r in rows] == [
         ("digits", "dense", depth, name, seed) for depth in "12" for name in NAMES for seed in "01"
     ]
-    assert all(0 <= float(r["final"]) <= 1 and r["epochs"] == "2" for r in runs)
-    assert all(int(r["trained"]) == (float(r["final"]) > 0.5) and float(r["final_loss"]) > 0 for r in runs)
-    written = {
-        (str(r["task"]["depth"]), r["task"]["method"]["name"], str(r["seed"])): r
-        for r in lines(study.output / "runs.jsonl")
-    }
-    assert len(written) == len(runs) == 8
+    assert all(0 <= float(r["final"]) <= 1 and r["epochs"] == "2" for r in rows)
+    assert all(int(r["trained"]) == (float(r["final"]) > 0.5) and float(r["final_loss"]) > 0 for r in rows)
+    written = {(str(r["task"]["depth"]), r["task"]["method"]["name"], str(r["seed"])): r for r in runs(study.output)}
+    assert len(written) == len(rows) == 8
     shares = {"adam": (0, 0), "ll-adam": (1 / 2, 1 / 3)}
-    for r in runs:
+    for r in rows:
         name = r["method"].split()[0].lower()
         line = written[r["depth"], name, r["seed"]]
         assert f"{line['accuracy'][-1]:.6f}" == r["final"] and len(line["accuracy"]) == len(line["loss"]) == 2
@@ -134,7 +131,7 @@ def test_the_tables_are_those_of_the_runs(study):
 
 
 def test_what_is_written_is_named_and_drawn(study):
-    for name in ("runs.jsonl", "results.md", "summary.csv", "runs.csv", *DRAWN):
+    for name in ("runs", "results.md", "summary.csv", "runs.csv", *DRAWN):
         assert str(study.output / name) in study.printed
     for name in DRAWN:
         picture = matplotlib.image.imread(study.output / name)
@@ -142,7 +139,6 @@ def test_what_is_written_is_named_and_drawn(study):
     # No terminal: a line each time, the last one for all the work.
     assert "\r" not in study.progress and "100% " in study.progress.strip().splitlines()[-1]
     assert re.search(r"^176 steps, of all seeds, in [\d.,]+ m?s on .*: [\d.]+ m?s per step\.$", study.printed, re.M)
-    assert not list((study.output / "checkpoints").iterdir())
 
 
 def without_lock(folder):
@@ -219,9 +215,9 @@ def test_methods_share_weights_batches_and_noise_and_seeds_do_not():
     def different(tree):  # a leaf that is not constant from the start, such as a kernel
         return [not np.array_equal(leaf[0], leaf[1]) for leaf in jax.tree.leaves(tree) if np.any(leaf)]
 
-    for runs in (langevin, layer):
-        jax.tree.map(np.testing.assert_array_equal, runs.params, adam.params)
-        assert np.all(runs.batch_key == adam.batch_key)
+    for noisy in (langevin, layer):
+        jax.tree.map(np.testing.assert_array_equal, noisy.params, adam.params)
+        assert np.all(noisy.batch_key == adam.batch_key)
     noise_keys = optax.tree.get(langevin.opt_state, "key")
     assert np.all(noise_keys == optax.tree.get(layer.opt_state, "key"))
     assert len(different(adam.params)) == 2 and all(different(adam.params))

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from examples.image_classification import methods, pictures, report
-from examples.image_classification.results import Run
+from examples.image_classification.sweep import Run
 from tests.programs.drawn import figures
 from tests.programs.images import SMALL, curves, task
 
