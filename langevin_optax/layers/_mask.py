@@ -1,6 +1,7 @@
 """Which leaves the first layers are: masks for `optax.masked` and for `mask=`."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -113,10 +114,12 @@ def layer_mask(
         ]
         if not any(np.any(m) for m in masks):
             found = [x.name for unit in units for x in ([unit] if counts(layers) else unit.layers)]
-            hint = (
-                f" (With scanned={_written(known)} the steps of those that are stacked have names.)" if hinted else ""
-            )
-            raise ValueError(f"layers={layers!r} selects none of the layers {found}.{hint}")
+            hints = [f"(With scanned={_written(known)} the steps of those that are stacked have names.)"] * bool(hinted)
+            if isinstance(layers, (str, re.Pattern)) and any(re.search(layers, name) for name in found):
+                hints.append("(An expression must match the whole path: put .* around it.)")
+            if selected:
+                hints.append("(The selected ones are hidden, as frozen layers are in optax.partition: they count too.)")
+            raise ValueError(" ".join([f"layers={layers!r} selects none of the layers {found}.", *hints]))
         return jax.tree.unflatten(treedef, masks)
 
     return mask

@@ -210,7 +210,7 @@ def wrong_state(name: str, init: Any, updates: Any, state: Any) -> ValueError:
     return ValueError(
         f"the state of {name} must be {_names(jax.eval_shape(init, updates))}, the states without noise and a "
         f"LangevinState behind them, got {_names(state)}. The state of a stock optimiser is carried over by "
-        "(*stock_state, LangevinState(count, key)); a checkpoint that is restored without its structure is none."
+        "sampling.from_optax(stock_state, tx, params); a checkpoint that is restored without its structure is none."
     )
 
 

@@ -85,7 +85,7 @@ def from_optax(
         if ours != theirs:
             raise ValueError(
                 f"from_optax expected {ours}, as tx has, and got {theirs}: the state of another optimiser, or restored "
-                "without its structure?"
+                "without its structure? (Of a TrainState or an nnx.Optimizer it is opt_state.)"
             )
     steps = _steps(counts + [x for name, x in given if ".count (" in name]) if count is None else count
     arrays = iter([x for _, x in given])

@@ -67,7 +67,9 @@ def local_learning_coefficient(
         curvature far below :math:`\gamma / (n\beta)` a direction counts as flat.
       nbeta: :math:`n\beta`; by default n / log n with n the number of examples in ``data`` (devinterp's default has the
         batch size for n).
-      learning_rate: :math:`\eta` of the default sampler. In devinterp's terms, :math:`\epsilon n\beta/2`.
+      learning_rate: :math:`\eta` of the default sampler. In devinterp's terms, :math:`\epsilon n\beta/2`. With a
+        largest curvature a, P settles near :math:`\sqrt{n\beta / a}`, and the default suits
+        :math:`a\,n\beta < 10^4`; above, a warning says so.
       optimizer: ``(sigma, key) -> tx``, another sampler, such as ``lambda sigma, key: lgv.sgd(1e-3, sigma, key)``. The
         localisation then is a part of its gradient.
       mask: where the parameters move, as in :func:`add_preconditioned_noise`, for a refined coefficient; the others
@@ -83,8 +85,9 @@ def local_learning_coefficient(
       TypeError: as :func:`sample`.
 
     Warns:
-      UserWarning: and in ``warnings``: of chains that diverged, an estimate that is negative or above d/2, losses that
-        still rise, a gradient at :math:`\theta_0` that is none of a minimum, minibatches that heat, rounded losses.
+      UserWarning: and in ``warnings``: of chains that diverged, a step that is too large for the curvature, an estimate
+        that is negative or above d/2, losses that still rise, a gradient at :math:`\theta_0` that is none of a minimum,
+        minibatches that heat, rounded losses.
 
     Example:
       A regular minimum of two parameters:

@@ -14,7 +14,8 @@ from langevin_optax._types import Mask
 from langevin_optax.layers import _where
 from langevin_optax.noise import _keys
 from langevin_optax.sampling import _program, _samples
-from langevin_optax.sampling._llc_sampler import center, local_sampler, norm
+from langevin_optax.sampling._llc_curvature import step_times_curvature
+from langevin_optax.sampling._llc_sampler import center, frozen, local_sampler, norm
 from langevin_optax.sampling._samples import as_arviz
 
 
@@ -63,6 +64,12 @@ class Estimator:
             ("burn_in", burn_in, 0),
         ):
             check_whole(name, value, least)
+        if optimizer is not None and not callable(optimizer):
+            arguments = "(sigma, key, learning_rate)" if passes_learning_rate else "(sigma, key)"
+            raise TypeError(
+                f"optimizer must be a function {arguments} -> tx, which is given the σ of the temperature 1/(nβ), got "
+                f"{type(optimizer).__name__}."
+            )
         self.n, self.key = _length(data), _keys.as_key(key)
         if nbeta is None:
             if self.n < 3:
@@ -75,7 +82,7 @@ class Estimator:
         self.tx = local_sampler(math.sqrt(2 / nbeta), self.key, burn_in, optimizer, mask, passes_learning_rate)
         self.program: _program.Program | None = None
         self.first: Any = None  # what all checkpoints must be like
-        self.at_start = jax.jit(self._at_start)
+        self.at_start, self.steps = jax.jit(self._at_start), jax.jit(self._steps)
 
     def __call__(self, params: Any, settings: Sequence[tuple[float, float]], bar: Any) -> list[LLC]:
         """An estimate for each ``(learning_rate, localization)``; all have the same minibatches and noise."""
@@ -85,13 +92,15 @@ class Estimator:
         theta, state = self._start(params, settings)
         if self.program is None:
             self.program = _program.Program(self._gradient, self.tx, self._look, theta, state)
-        distances, rises = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False).draws
+        samples = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False)
+        distances, rises = samples.draws
+        steps = self.steps(params, samples.params, samples.state.tx_state) if self.heats else [0.0] * len(settings)
         traces = self.nbeta * np.asarray(rises, np.float64)
         parts = zip(np.split(traces, len(settings)), np.split(np.asarray(distances), len(settings)), strict=True)
         precision = float(jnp.finfo(rises.dtype).eps) * self.nbeta * abs(start.loss)
         return [
-            _llc(trace, of_setting, start, self.nbeta, rate if self.heats else 0.0, localization, precision)
-            for (trace, of_setting), (rate, localization) in zip(parts, settings, strict=True)
+            _llc(trace, away, start, self.nbeta, rate if self.heats else 0.0, localization, precision, float(step))
+            for (trace, away), (rate, localization), step in zip(parts, settings, steps, strict=True)
         ]
 
     def _check(self, params: Any) -> None:
@@ -134,13 +143,31 @@ class Estimator:
         sharding = _program.devices_for(params, self.chains * len(settings))
         return carry if sharding is None else jax.device_put(carry, sharding)
 
+    def _steps(self, params: Any, theta: Any, state: Any) -> jax.Array:
+        """ηλ₁(√P H √P) of the first chain of each setting, on some batches."""
+        batch = jax.tree.map(lambda x: x[: 8 * self.batch_size], self.data)
+        where = self._where(params)
+
+        def of_chain(both: Any) -> jax.Array:
+            theta, state = both
+            p = jax.tree.map(lambda p, w: jnp.where(w, p, 0), frozen(state), where)
+            direction = jax.tree.map(jnp.subtract, theta, params)
+            rate = state.learning_rate
+            return step_times_curvature(self.loss_fn, params, direction, batch, p, rate, self.nbeta)
+
+        return jax.lax.map(of_chain, jax.tree.map(lambda x: x[:: self.chains], (theta, state)))
+
+    def _where(self, params: Any) -> Any:
+        """Which entries move."""
+        if self.mask is None:
+            return jax.tree.map(lambda p: True, params)
+        return _where.resolve(self.mask, params, params)
+
     def _at_start(self, params: Any, data: Any) -> Any:
         """What `Start` holds, batch by batch; the gradient of what moves alone."""
         whole = self.n // self.batch_size * self.batch_size
         batches = jax.tree.map(lambda x: x[:whole].reshape(-1, self.batch_size, *x.shape[1:]), data)
-        where = jax.tree.map(lambda p: True, params)
-        if self.mask is not None:
-            where = _where.resolve(self.mask, params, params)
+        where = self._where(params)
 
         def add(sums, batch, examples):
             loss, grads = jax.value_and_grad(self.loss_fn)(params, batch)
@@ -171,13 +198,26 @@ class Start(NamedTuple):
 
 
 def _llc(
-    traces: Any, distances: Any, start: Start, nbeta: float, rate: float, localization: float, precision: float
+    traces: Any,
+    distances: Any,
+    start: Start,
+    nbeta: float,
+    rate: float,
+    localization: float,
+    precision: float,
+    step: float,
 ) -> LLC:
     fine = np.isfinite(traces).all(axis=1)
     means = traces[fine].mean(axis=1)
     mean = float(means.mean()) if len(means) else math.nan
     error = float(means.std(ddof=1) / math.sqrt(len(means))) if len(means) > 1 else math.nan
     found = _of_start(start, nbeta, rate, localization, precision)
+    if step > 1:
+        found.append(
+            f"the step is too large for the curvature: their product is {step:.1f}, and where it is above 1 estimates "
+            "may be far too high; 2 is the limit of stability. Take a third of the learning_rate, with more draws, "
+            "until this is gone."
+        )
     if math.isfinite(start.loss + start.force):
         found += _of_traces(traces, fine, mean, error, start.moving)
     return LLC(mean, error, traces, distances, start.loss, tuple(found))

@@ -12,7 +12,7 @@ from langevin_optax._types import Mask
 from langevin_optax.layers import _where
 from langevin_optax.optimizers._noise_links import add_preconditioned_noise
 from langevin_optax.preconditioners import _publish
-from langevin_optax.preconditioners._freeze import freeze_preconditioner
+from langevin_optax.preconditioners._freeze import FreezeState, freeze_preconditioner
 from langevin_optax.preconditioners._localization import LocalizationState, add_localization
 from langevin_optax.preconditioners._scalers_rms import scale_by_rms
 
@@ -60,11 +60,19 @@ def local_sampler(
 
 def center(state: LocalState) -> Any:
     """θ₀."""
+    return _part(state, LocalizationState).center
 
-    def is_pull(node):
-        return isinstance(node, LocalizationState)
 
-    return next(filter(is_pull, jax.tree.leaves(state.inner, is_leaf=is_pull))).center
+def frozen(state: LocalState) -> Any:
+    """P of the default sampler."""
+    return _part(state, FreezeState).preconditioner
+
+
+def _part(state: LocalState, kind: type) -> Any:
+    def found(node):
+        return isinstance(node, kind)
+
+    return next(filter(found, jax.tree.leaves(state.inner, is_leaf=found)))
 
 
 def norm(tree: Any) -> jax.Array:

@@ -35,7 +35,7 @@ def moments(burn_in: int = 0, thin: int = 1) -> optax.GradientTransformationExtr
 
     Args:
       burn_in: how many steps come first and are not recorded.
-      thin: each how manieth step is recorded after that.
+      thin: steps from one record to the next, after that.
 
     Returns:
       An ``optax.GradientTransformationExtraArgs`` with a :class:`MomentsState`. Its update needs ``params``. It records

@@ -62,7 +62,7 @@ def sample(
       draws: how many draws of each chain are kept.
       chains: how many chains; with ``state`` as many as that has.
       burn_in: how many steps come first and are not kept.
-      thin: each how manieth step is kept.
+      thin: steps from one draw to the next.
       keep: what of the parameters of one chain is kept of a draw: a tree of arrays; by default the parameters.
       state: ``Samples.state`` of an earlier call, to go on from; ``key`` is then that of the earlier call.
       progress: whether to show a bar on stderr, where tqdm is installed (extra ``sampling``).

@@ -201,6 +201,21 @@ def test_selecting_nothing_raises(which):
             lgv.layer_mask(which, order)(tree(*numbered(3)))
 
 
+def test_why_nothing_is_selected():
+    """An expression that matches a part of a path, and layers that are frozen, each with what to do."""
+    with pytest.raises(ValueError, match=r"selects none of .*\. \(An expression must match the whole path"):
+        lgv.layer_mask("Dense")(tree(*numbered(3)))
+    frozen = optax.partition(
+        {"trained": SGD(mask=lgv.layer_mask(1, numbered(3))), "frozen": optax.set_to_zero()},
+        {"Dense_0": "frozen", "Dense_1": "trained", "Dense_2": "trained"},
+    )
+    with pytest.raises(ValueError, match=r"selects none of .*\. \(The selected ones are hidden, as frozen layers are"):
+        frozen.init(tree(*numbered(3)))
+    with pytest.raises(ValueError) as nothing:
+        lgv.layer_mask("Conv")(tree(*numbered(3)))
+    assert str(nothing.value).endswith("'Dense_2'].")
+
+
 def test_a_leaf_outside_the_order_raises():
     for order in (["Dense_0"], ["Dense_0", "Dense_10"], ["Dense_0", "Dense"]):
         message = f"the parameter 'Dense_1/bias' belongs to none of the layers of order, {order}."

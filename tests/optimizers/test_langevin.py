@@ -6,6 +6,7 @@ of draws, and each is shown to reject deliberately wrong versions.
 
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -268,6 +269,8 @@ def test_momentum_cools_by_its_own_factor():
     assert abs(variance - exact) < 5 * error
     assert abs(exact / ((1 - beta) * SIGMA**2 / (2 * a)) - 1) < 0.1
     assert variance < SIGMA**2 / (2 * a) / 5  # the formula without momentum is far off
+    page = Path(__file__).parents[2] / "docs" / "which_sigma.md"  # σ² = 2τ/(1 − β) with τ = 1/N
+    assert "| σ = √(2/((1 − β)N)), or √(2/(1 − β)) for the sum |" in page.read_text(encoding="utf-8")
 
 
 def test_temperature_is_half_of_sigma_squared():

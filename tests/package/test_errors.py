@@ -103,6 +103,7 @@ KEY = [
     ("list", [0, 7], TypeError, rf"{KEY_IS} \[0, 7\] \(list\)"),
     ("array of a float", jnp.array(0.5), TypeError, rf"{KEY_IS} Array\(0\.5, dtype=float32"),
     ("raw", RAW_KEY, TypeError, r"key must be .*, got raw key data \(uint32\).* jax\.random\.wrap_key_data"),
+    ("Rngs", nnx.Rngs(0), TypeError, r"key must be .*, got Rngs: write rngs\(\), a key of it"),
     ("raw, in NumPy", np.array(RAW_KEY), TypeError, r"key must be .*, got raw key data \(uint32\)"),
     ("of two chains", KEYS, ValueError, r"key must be a single key, got an array of keys of shape \(2,\)\. .* vmap"),
 ]
@@ -344,7 +345,7 @@ BAD = {
                 "stock",
                 optax.adam(1e-3).init(PARAMS),
                 ValueError,
-                rf"{PARTS} \(ScaleByAdamState, EmptyState\).* \(\*stock_state, Lang",
+                rf"{PARTS} \(ScaleByAdamState, EmptyState\).* sampling\.from_optax\(stock_state, tx",
             ),
             ("stock with another", lambda s: (*s[:-1], optax.EmptyState()), ValueError, rf"{PARTS} .*EmptyState\)\."),
             ("empty", (), ValueError, rf"{PARTS} \(\)"),

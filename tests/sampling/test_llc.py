@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import langevin_optax as lgv
 from langevin_optax import sampling
+from langevin_optax.sampling._llc_curvature import step_times_curvature
 from langevin_optax.sampling._llc_estimator import Start, _llc
 
 DATA = jnp.zeros((10_000, 1))  # the losses below are those of a population: n counts
@@ -188,7 +189,7 @@ def test_minibatches_that_heat_are_warned_of():
 
 def test_chains_that_diverge_are_not_in_the_mean():
     traces = np.array([[1.0, 3.0], [np.inf, 1.0], [2.0, 4.0], [np.nan, np.nan]])
-    llc = _llc(traces, traces, Start(0.0, 0.0, 0.0, 10.0), 1.0, 0.1, 1.0, 0.0)
+    llc = _llc(traces, traces, Start(0.0, 0.0, 0.0, 10.0), 1.0, 0.1, 1.0, 0.0, 0.0)
     assert llc.mean == 2.5
     assert llc.standard_error == pytest.approx(0.5)
     assert llc.warnings == ("chains [1, 3] diverged, and are not in the mean: lower learning_rate.",)
@@ -209,9 +210,32 @@ def test_chains_that_diverge_are_not_in_the_mean():
     ids=str,
 )
 def test_what_is_warned_of(traces, start, said):
-    found = _llc(np.array(traces), np.array(traces), start, 1.0, 0.1, 1.0, 0.0).warnings
+    found = _llc(np.array(traces), np.array(traces), start, 1.0, 0.1, 1.0, 0.0, 0.0).warnings
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
+
+
+CURVATURES = np.diag([1.0, 30.0, 100.0]) + 5.0  # not diagonal
+STIFF = lambda p: p @ jnp.asarray(CURVATURES, p.dtype) @ p / 2
+
+
+def test_the_step_times_the_largest_curvature():
+    """Against NumPy's eigenvalue of √P A √P; that of A, of P A P or without the step is another."""
+    p, rate = np.array([4.0, 0.5, 0.1]), 0.03
+    found = step_times_curvature(
+        lambda params, batch: STIFF(params), jnp.ones(3), jnp.array([1.0, 2.0, 1.0]), None, jnp.asarray(p), rate, 7.0
+    )
+    exact = rate * np.linalg.eigvalsh(np.sqrt(p)[:, None] * CURVATURES * np.sqrt(p)).max()
+    assert found == pytest.approx(exact, rel=1e-3)
+
+
+def test_steps_that_are_too_large_for_the_curvature_are_warned_of():
+    """P settles near 1/√(a/nβ), so that the product is η√(a nβ): 3.4 and 0.3 here, where 2 is the limit."""
+    with pytest.warns(UserWarning, match=r"the step is too large for the curvature: their product is [12]\.\d, "):
+        llc = estimate(STIFF, [0.0] * 3)
+    assert llc.mean > 3 * 1.5
+    small = estimate(STIFF, [0.0] * 3, learning_rate=1e-3)
+    assert small.warnings == () and abs(small.mean - 1.5) < 4 * small.standard_error
 
 
 def test_low_precision_is_warned_of():
@@ -370,6 +394,7 @@ def test_chains_that_diverge_are_named_and_not_in_the_mean():
         ({"nbeta": 0.0}, ValueError, "nbeta must be > 0"),
         ({"data": {"x": jnp.zeros((3, 2)), "y": jnp.zeros(4)}}, ValueError, "equally many"),
         ({"data": jnp.zeros((2, 1))}, ValueError, "wants n ≥ 3"),
+        ({"optimizer": optax.sgd(0.1)}, TypeError, r"a function \(sigma, key\) -> tx, .*got Gradient"),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),
 )
