@@ -61,6 +61,7 @@ MUTATIONS = [
     Mutation(
         "llc-of-another-sigma", "sampling/_llc_estimator.py", "math.sqrt(2 / nbeta)", "math.sqrt(2.2 / nbeta)", LLC
     ),
+    Mutation("llc-of-the-curvature-of-p-and-not-its-root", "sampling/_llc_curvature.py", "jnp.sqrt(p) *", "p *", LLC),
     Mutation("llc-with-the-noise-of-one-step", "sampling/_llc_sampler.py", "u + (a + b) / 2", "u + b", LLC),
     Mutation(
         "llc-one-setting-for-all",

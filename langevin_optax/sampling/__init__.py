@@ -6,7 +6,7 @@ from langevin_optax.sampling._exchange import from_optax as from_optax
 from langevin_optax.sampling._exchange import to_optax as to_optax
 from langevin_optax.sampling._llc import llc_along_training as llc_along_training
 from langevin_optax.sampling._llc import local_learning_coefficient as local_learning_coefficient
-from langevin_optax.sampling._llc_estimator import LLC as LLC
+from langevin_optax.sampling._llc_result import LLC as LLC
 from langevin_optax.sampling._llc_sweep import LLCSweep as LLCSweep
 from langevin_optax.sampling._llc_sweep import llc_sweep as llc_sweep
 from langevin_optax.sampling._metrics import Metrics as Metrics

@@ -10,7 +10,8 @@ import optax
 from langevin_optax._checks import check_finite, check_nonnegative, check_positive
 from langevin_optax._types import Mask
 from langevin_optax.sampling import _program
-from langevin_optax.sampling._llc_estimator import LLC, Estimator, warn_of
+from langevin_optax.sampling._llc_estimator import Estimator
+from langevin_optax.sampling._llc_result import LLC, warn_of
 
 
 def local_learning_coefficient(

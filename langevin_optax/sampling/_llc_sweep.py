@@ -11,7 +11,8 @@ import optax
 from langevin_optax._checks import check_nonnegative, check_positive
 from langevin_optax._types import Mask
 from langevin_optax.sampling import _program
-from langevin_optax.sampling._llc_estimator import LLC, Estimator, warn_of
+from langevin_optax.sampling._llc_estimator import Estimator
+from langevin_optax.sampling._llc_result import LLC, warn_of
 
 
 class LLCSweep(NamedTuple):

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import langevin_optax as lgv
 from langevin_optax import sampling
 from langevin_optax.sampling._llc_curvature import step_times_curvature
-from langevin_optax.sampling._llc_estimator import Start, _llc
+from langevin_optax.sampling._llc_result import Start, judged
 
 DATA = jnp.zeros((10_000, 1))  # the losses below are those of a population: n counts
 
@@ -189,7 +189,7 @@ def test_minibatches_that_heat_are_warned_of():
 
 def test_chains_that_diverge_are_not_in_the_mean():
     traces = np.array([[1.0, 3.0], [np.inf, 1.0], [2.0, 4.0], [np.nan, np.nan]])
-    llc = _llc(traces, traces, Start(0.0, 0.0, 0.0, 10.0), 1.0, 0.1, 1.0, 0.0, 0.0)
+    llc = judged(traces, traces, Start(0.0, 0.0, 0.0, 10.0), 1.0, 0.1, 1.0, 0.0, 0.0)
     assert llc.mean == 2.5
     assert llc.standard_error == pytest.approx(0.5)
     assert llc.warnings == ("chains [1, 3] diverged, and are not in the mean: lower learning_rate.",)
@@ -210,7 +210,7 @@ def test_chains_that_diverge_are_not_in_the_mean():
     ids=str,
 )
 def test_what_is_warned_of(traces, start, said):
-    found = _llc(np.array(traces), np.array(traces), start, 1.0, 0.1, 1.0, 0.0, 0.0).warnings
+    found = judged(np.array(traces), np.array(traces), start, 1.0, 0.1, 1.0, 0.0, 0.0).warnings
     assert len(found) == (said is not None)
     assert said is None or said in found[0]
 
