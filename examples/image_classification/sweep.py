@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -66,16 +66,16 @@ class Sweep:
             try:
                 with jax.default_device(device):
                     self._task(task, self.missing(task, seeds), stop, lock)
+            except BaseException:
+                stop.set()  # the others end with the epoch that they are in
+                raise
             finally:
                 free.put(device)
 
         with ThreadPoolExecutor(max_workers=len(devices)) as pool:
             futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            finally:  # after an error the others end with the epoch that they are in
-                stop.set()
+        for future in futures:
+            future.result()
 
     def _task(self, task: Task, seeds: Sequence[int], stop: Event, lock: Any) -> None:
         if stop.is_set():

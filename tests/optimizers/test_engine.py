@@ -360,7 +360,7 @@ NAMES = r"must be \(ScaleByAdamState, EmptyState, LangevinState\)"
         (lgv.adam(1e-2, SIGMA, 0), {"0": ADAM[0], "2": NOISE}, rf"the state of adam {NAMES}.*got dict"),
         (lgv.adam(1e-2, SIGMA, 0), None, rf"{NAMES}.*got NoneType"),
         (lgv.adam(1e-2, SIGMA, 0), (), rf"{NAMES}.*got \(\)"),
-        (lgv.adam(1e-2, SIGMA, 0), ADAM, rf"{NAMES}.*got \(ScaleByAdamState, EmptyState\).*\(\*stock_state, Lang"),
+        (lgv.adam(1e-2, SIGMA, 0), ADAM, rf"{NAMES}.*got \(ScaleByAdamState, EmptyState\).*from_optax\(stock_state, "),
         (
             lgv.adamw(1e-2, SIGMA, 0),
             (*ADAM, NOISE),
