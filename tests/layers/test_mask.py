@@ -228,8 +228,8 @@ def test_a_leaf_outside_the_order_raises():
     "tx",
     [
         lambda mask: SGD(mask=mask),
-        lambda mask: NOISE(mask=mask),
-        lambda mask: optax.masked(NOISE(), mask),
+        pytest.param(lambda mask: NOISE(mask=mask), marks=pytest.mark.slow),
+        pytest.param(lambda mask: optax.masked(NOISE(), mask), marks=pytest.mark.slow),
         lambda mask: optax.chain(
             lgv.scale_by_adam(), optax.masked(lgv.add_preconditioned_noise(0.1, 0.1, 0), mask), optax.scale(-0.1)
         ),

@@ -168,7 +168,7 @@ ROWS_PAST_THE_END = [
 ]
 
 
-@pytest.mark.parametrize("row", by_default(["adam", "overdamped_langevin", "baoab", "adlala"], ROWS_PAST_THE_END))
+@pytest.mark.parametrize("row", by_default(["adam", "adlala"], ROWS_PAST_THE_END))
 @pytest.mark.parametrize(
     "wrap",
     [lambda tx: tx, pytest.param(lambda tx: optax.MultiSteps(tx, 1), marks=pytest.mark.slow)],

@@ -28,7 +28,7 @@ def same(a, b):
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", by_default(["normal"], SAMPLERS))
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_noise_of_a_leaf_depends_on_no_other_leaf(sampler, impl):
     key = jax.random.key(3, impl=impl)
@@ -372,8 +372,8 @@ def test_one_exported_program_for_all_platforms(sampler):
         assert same(value, draw(like)[name])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("shape", [(2**18,), (512, 512)])
+@pytest.mark.parametrize("sampler", by_default(["normal", "rademacher"], SAMPLERS))
+@pytest.mark.parametrize("shape", [pytest.param((2**18,), marks=pytest.mark.slow), (512, 512)])
 @pytest.mark.parametrize("leaves", ["ab", "abcdef"])
 def test_large_leaves_have_the_values_of_small_programs(sampler, shape, leaves):
     """A few large leaves are drawn one by one; the values do not know."""

@@ -82,10 +82,21 @@ def gamma_of(row, count):
     return 1.0 if gamma is None else gamma(count) if callable(gamma) else gamma
 
 
+# One of each kind of P: the others are tried with -m slow.
+SIZED = [
+    "adam",
+    "lamb",
+    "rmsprop-centered=True-initial_scale=0.5",
+    "adadelta",
+    "adafactor",
+    "acprop",
+    "sophia-hessian_diagonal_fn-update_interval=2-clip_threshold",
+    "prodigy-learning_rate=1.0",
+]
 # Prodigy's estimate grows in the third step, so that the old one and the new one differ there.
 PLAYED = [
-    pytest.param(*row.values, steps, marks=row.marks)
-    for row in first_of_each_name(ROWS)
+    pytest.param(*row.values, steps, marks=pytest.mark.slow if steps == 4 else row.marks)
+    for row in by_default(SIZED, ROWS)
     for steps in ((3, 4) if row.id.startswith("prodigy") else (None,))
 ]
 
@@ -147,7 +158,10 @@ DRIFTS = {
 }
 
 
-@pytest.mark.parametrize("name", DRIFTS)
+OFTEN_DRIFTS = "sgd rmsprop adam novograd ademamix optimistic_gradient_descent adafactor adopt".split()
+
+
+@pytest.mark.parametrize("name", by_default(OFTEN_DRIFTS, DRIFTS))
 def test_the_drift_of_a_momentum(name):
     """Under a constant gradient the update is −k γ P g after a while, and the noise is σ √(γP): its P, and k."""
     kwargs, k = DRIFTS[name]

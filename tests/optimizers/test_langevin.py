@@ -186,7 +186,14 @@ VERSIONS = {
 }
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+# The others are rejected with -m slow.
+OFTEN = [
+    *("right", "right, custom P", "no root of gamma", "no root of P", "a fifth too much"),
+    *("a shared key", "a forgotten step"),
+]
+
+
+@pytest.mark.parametrize("version", by_default(OFTEN, VERSIONS))
 def test_wrong_versions_are_rejected(version):
     tx, variance, independence = VERSIONS[version]
     scaler, params, history, p = setting(ADAM)
@@ -197,7 +204,9 @@ def test_wrong_versions_are_rejected(version):
     assert is_uncorrelated(z) is independence
 
 
-@pytest.mark.parametrize("row", [OPTIMIZERS[2], ALIASES[5]], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [OPTIMIZERS[2], pytest.param(ALIASES[5], marks=pytest.mark.slow)], ids=lambda row: row.name
+)
 def test_the_noise_of_whole_optimisers_is_independent(row):
     """Of any two entries, leaves and steps. (test_engine.py has its size, for each alias.)"""
     params = params_like()
@@ -301,7 +310,7 @@ def test_a_sigma_that_falls_to_zero_leaves_optax_updates_bit_for_bit(optimizer):
     assert bits(tx.update(g, state, params)[0]) == bits(stock.update(g, state[:-1], params)[0])
 
 
-@pytest.mark.parametrize("optimizer", FEW, ids=lambda o: o.id)
+@pytest.mark.parametrize("optimizer", by_default(["adam"], OPTIMIZERS))
 def test_warm_up_from_zero_gives_no_noise_and_no_nan(optimizer):
     params = params_like()
     warm_up = optax.linear_schedule(0.0, 1e-2, 5)
@@ -478,7 +487,7 @@ def test_donating_a_state_loses_nobody_his_key():
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("after_learning_rate", [False, True])
+@pytest.mark.parametrize("after_learning_rate", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_learning_rate_that_falls_to_zero_gives_no_nan(after_learning_rate):
     """1 − n (1/n), fused, is below 0 by a rounding, and has no root."""
     params = {"w": jnp.ones(3)}

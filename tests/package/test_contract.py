@@ -43,19 +43,35 @@ def rows(name, *tables, default=REPRESENTATIVE, without=()):
     return pytest.mark.parametrize(name, params, ids=lambda row: row.id)
 
 
-every_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default=None)
+# Shapes and dtypes, of one of each kind by default.
+KINDS = {
+    *("sgd", "adam", "rmsprop-centered-eps_in_sqrt", "adagrad", "adadelta-weight_decay"),
+    *("adafactor", "lamb-weight_decay", "ademamix", "sophia-update_interval", "prodigy-estim_lr0"),
+    *("soap", "shampoo", "prong", "overdamped_langevin-leimkuhler_matthews", "baoab", "adlala"),
+}
+# With momenta or without, one dynamics or two.
+FEW_INTEGRATORS = {"overdamped_langevin-leimkuhler_matthews", "baoab", "adaptive_langevin", "adlala", "lol"}
+
+some_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default=KINDS)
+some_integrator = rows("integrator", INTEGRATORS, default=FEW_INTEGRATORS)
 every_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES, default=None)
 every_integrator = rows("integrator", INTEGRATORS, default=None)
 wrapped_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS)
+# Where one of the two is enough: by turns.
+wrapped_adam = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default={"adam"})
+wrapped_adlala = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default={"adlala"})
 wrapped_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES)
 wrapped_integrator = rows("integrator", INTEGRATORS)
 # Their P is 0 in the first step, in which there is no noise.
-moving_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, without={"adopt", "sophia", "soap"})
+NO_FIRST_NOISE = {"adopt", "sophia", "soap"}
+moving_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, without=NO_FIRST_NOISE)
+moving_adam = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default={"adam"}, without=NO_FIRST_NOISE)
+moving_baoab = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default={"baoab"}, without=NO_FIRST_NOISE)
 # Flax hands no value, loss or covariances on; and these have noise in the first step.
-NOT_IN_FLAX = {"adopt", "sophia", "soap", "prong", "polyak_sgd", "momo", "momo_adam"}
+NOT_IN_FLAX = NO_FIRST_NOISE | {"prong", "polyak_sgd", "momo", "momo_adam"}
 flax_optimizer = rows("optimizer", OPTIMIZERS, ALIASES, MATRICES, without=NOT_IN_FLAX)
 # The state of Optax's Prodigy begins as the parameters themselves, which cannot be donated twice.
-donated_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, without={"prodigy"})
+donated_row = rows("row", OPTIMIZERS, ALIASES, MATRICES, INTEGRATORS, default={"adam"}, without={"prodigy"})
 
 gradients_of = jax.jit(jax.grad(loss))
 GRADIENTS = gradients_of(params_like())
@@ -93,7 +109,7 @@ def count(state):
     return number
 
 
-@wrapped_row
+@wrapped_adam
 def test_jit_extra_args_and_no_second_compilation(row):
     params, tx = params_like(row=row), row.langevin()
     traces = []
@@ -116,7 +132,7 @@ def test_jit_extra_args_and_no_second_compilation(row):
     chex.assert_trees_all_close(first, plain, rtol=1e-5, atol=1e-6)
 
 
-@wrapped_row
+@wrapped_adlala
 def test_scan_equals_a_loop(row):
     params, tx = params_like(row=row), row.langevin()
     scanned = run(tx, params, 3)
@@ -188,7 +204,7 @@ def test_inject_hyperparams_into_integrators(integrator):
         chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
 
 
-@moving_row
+@moving_adam
 def test_multi_steps_draws_one_noise_per_step(row):
     params, tx = params_like(row=row), optax.MultiSteps(row.langevin(), 3)
     state, update = tx.init(params), jitted(tx)
@@ -242,7 +258,7 @@ def test_conditionally_transform(row):
     chex.assert_trees_all_close(updates, one_step(row.langevin(), params)[0], rtol=1e-5, atol=1e-6)
 
 
-@every_row
+@some_row
 @pytest.mark.parametrize(
     "dtype", ["bfloat16", *(pytest.param(d, marks=pytest.mark.slow) for d in ("float16", "float32", "float64"))]
 )
@@ -259,7 +275,7 @@ def test_shapes_and_dtypes_are_kept(row, dtype):
         chex.assert_trees_all_equal_shapes_and_dtypes(kept, params)
 
 
-@every_row
+@some_row
 def test_ranks_are_never_promoted(row):
     """But those of scalars."""
     params, tx = params_like(row=row), row.langevin()
@@ -267,7 +283,7 @@ def test_ranks_are_never_promoted(row):
         jax.eval_shape(lambda g, s, p: tx.update(g, s, p, **EXTRA), params, tx.init(params), params)
 
 
-@wrapped_row
+@wrapped_adlala
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float64", marks=pytest.mark.slow)])
 def test_steps_under_cond_in_other_dtypes(row, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -287,9 +303,14 @@ def test_steps_under_cond_in_other_dtypes(row, dtype):
         assert bits(quiet) != bits(step(params, state)[0])
 
 
-@every_integrator
+@some_integrator
 @pytest.mark.parametrize(
-    ("dtype", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float32"), ("float64", "float64")]
+    ("dtype", "wide"),
+    [
+        ("bfloat16", "float32"),
+        *(pytest.param(d, "float32", marks=pytest.mark.slow) for d in ("float16", "float32")),
+        ("float64", "float64"),
+    ],
 )
 def test_momenta_and_thermostats_are_float32_at_least(integrator, dtype, wide):
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
@@ -335,7 +356,7 @@ def test_a_count_set_by_hand(integrator):
     assert count(state) == 8
 
 
-@moving_row
+@moving_baoab
 def test_chains_with_their_own_keys_under_vmap(row):
     params, tx = params_like(row=row), row.langevin()
     keys = jax.random.split(jax.random.key(9), 3)

@@ -121,7 +121,7 @@ def adam(gamma, sigma, in_noise=lambda gamma: gamma, in_p=lambda p: p):
     ("wrong", "found"),
     [
         ({}, False),
-        ({"in_noise": jnp.square}, True),
+        pytest.param({"in_noise": jnp.square}, True, marks=pytest.mark.slow),
         ({"in_p": jnp.square}, True),
     ],
     ids=["right", "γ for its root", "P for its root"],
@@ -138,8 +138,8 @@ def test_wrong_optimisers_are_found(wrong, found):
     [
         ("BAOAB", partial(lgv.baoab, 0.7, TAU, 1.0), False),
         ("BAOAB", partial(lgv.baoab, 0.7, 0.97 * TAU, 1.0), True),
-        ("BAOAB", partial(lgv.baoab, 0.7, TAU, 1.1), True),
-        ("Leimkuhler–Matthews", partial(lgv.overdamped_langevin, 0.25, TAU), True),
+        pytest.param("BAOAB", partial(lgv.baoab, 0.7, TAU, 1.1), True, marks=pytest.mark.slow),
+        pytest.param("Leimkuhler–Matthews", partial(lgv.overdamped_langevin, 0.25, TAU), True, marks=pytest.mark.slow),
         ("sgd", partial(lgv.sgd, 0.25, SIGMA, sampler=lambda *args: 0.98 * _samplers.normal(*args)), True),
     ],
     ids=["right", "temperature", "friction", "noise of Euler–Maruyama", "noise of 0.98"],

@@ -106,7 +106,7 @@ def test_integrators_are_the_transformations_of_optax(integrator):
     assert step_size.default == temperature.default == key.default == inspect.Parameter.empty
 
 
-OFTEN = ("README", "quick_start", "which_sigma", "sharp_bits")  # the code of the others runs with -m slow
+OFTEN = ("README", "quick_start")  # the code of the others runs with -m slow
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "api").glob("*.md"))]
 CODE = [(page, code) for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
 

@@ -138,7 +138,14 @@ def compiled(name):
 
 @pytest.mark.parametrize(
     ("name", "b1", "b2"),
-    [("soap", 0.9, B2), ("soap", 0.0, B2), ("shampoo", 0.9, B2), ("shampoo", 0.0, B2), ("shampoo", 0.9, 1.0)],
+    [
+        ("soap", 0.9, B2),
+        ("shampoo", 0.0, B2),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (("soap", 0.0, B2), ("shampoo", 0.9, B2), ("shampoo", 0.9, 1.0))
+        ),
+    ],
 )
 def test_updates_and_p_are_those_of_the_recursion(name, b1, b2):
     """For matrices, kernels, vectors, scalars, merged and long axes and stacked layers, over four refreshes.
@@ -235,7 +242,7 @@ def right(name, t=AT):
     return block_diagonal([moments(name, leaf)[t].p for leaf in LEAVES])
 
 
-@every_matrix
+@pytest.mark.parametrize("name", by_default(["soap"], MATRICES))
 def test_the_covariance_of_the_noise_is_sigma_squared_gamma_p(name):
     """At a refresh and a step behind it, in float32: of 20 000 draws, and S Sᵀ to rounding."""
     scaler = MATRICES[name][1](0.9, B2, EPS, precondition_frequency=EVERY)
@@ -456,7 +463,7 @@ def joined(layer):
     return jnp.concatenate([rows, layer["bias"][None]]) if "bias" in layer else rows
 
 
-@pytest.mark.parametrize("kind", [Mlp, ConvNet])
+@pytest.mark.parametrize("kind", [Mlp, pytest.param(ConvNet, marks=pytest.mark.slow)])
 def test_natural_networks_are_sgd_on_the_weights_of_whitened_inputs(kind):
     """Algorithm 1 of Desjardins et al.: V = A⁻¹(W, b), reparametrised every T steps; here without centring."""
     gamma, eps, decay, every, steps = 0.2, 1e-2, 0.9, 3, 8
@@ -635,7 +642,7 @@ def saved(tree):
 
 
 @QUIET
-@every_optimizer
+@pytest.mark.parametrize("name", by_default(["soap"], OPTIMIZERS))
 def test_a_run_is_one_run_resumed_scanned_and_mapped(name):
     """Resumed before, at and behind a refresh it is the same to the bit; as a scan, or one of many, to rounding."""
     tx = OPTIMIZERS[name](optax.linear_schedule(1e-2, 0.0, 20), 0.1, 0)

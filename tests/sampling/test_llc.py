@@ -86,7 +86,7 @@ def standard_errors_off(name, **kwargs):
     return abs(llc.mean - theory) / llc.standard_error
 
 
-@pytest.mark.parametrize("name", ["regular in 20", "6-2-2 of rank 1"])
+@pytest.mark.parametrize("name", ["6-2-2 of rank 1", pytest.param("regular in 20", marks=pytest.mark.slow)])
 def test_it_is_that_of_theory(name):
     assert standard_errors_off(name) < 4
 
@@ -315,7 +315,11 @@ def test_checkpoints_are_one_program_and_each_is_its_own_estimate():
         np.testing.assert_array_equal(llc.distances, alone.distances)
 
 
-@pytest.mark.parametrize("optimizer", [None, lambda sigma, key, learning_rate: lgv.sgd(learning_rate, sigma, key)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [None, pytest.param(lambda sigma, key, rate: lgv.sgd(rate, sigma, key), marks=pytest.mark.slow)],
+    ids=["default", "sgd"],
+)
 def test_a_sweep_is_the_estimates_of_its_settings(optimizer):
     rates, pulls = (0.01, 0.02), (1.0, 100.0)
     sweep = sampling.llc_sweep(
@@ -331,6 +335,7 @@ def test_a_sweep_is_the_estimates_of_its_settings(optimizer):
         assert sweep.means[i, j] == sweep.llcs[i][j].mean
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_sweep_marks_the_settings_that_fail(tmp_path):
     settings = {"learning_rates": (0.01, 1e30), "localizations": (1.0,)}
     with pytest.warns(UserWarning, match=r"1 of 2 estimates have warnings. The first: chains \[0, 1\] diverged"):

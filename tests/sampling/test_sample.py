@@ -25,7 +25,7 @@ from scipy import special, stats
 import langevin_optax as lgv
 from langevin_optax import sampling
 from langevin_optax.sampling import _samples
-from tests.cases import ALIASES, INTEGRATORS, MATRICES, OPTIMIZERS, bits, loss, params_like
+from tests.cases import ALIASES, INTEGRATORS, MATRICES, OPTIMIZERS, bits, by_default, loss, params_like
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "(?s).*ArviZ is undergoing a major refactor", FutureWarning)
@@ -209,7 +209,7 @@ def are_independent(draws, limit=5):
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", by_default(["plane", "mixture"], TARGETS))
 def test_targets_with_known_laws(name):
     target = TARGETS[name]()
     draws = run_of(target).draws
@@ -218,7 +218,7 @@ def test_targets_with_known_laws(name):
 
 
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("name", [n if n == "plane" else pytest.param(n, marks=pytest.mark.slow) for n in TARGETS])
+@pytest.mark.parametrize("name", by_default(["plane"], TARGETS))
 @pytest.mark.parametrize("factor", [1.1, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_sigma_that_is_ten_per_cent_off_is_rejected(name, factor):
     target = TARGETS[name]()
