@@ -1,5 +1,6 @@
 """Estimates of the local learning coefficient, around any parameters with any settings, in one compiled program."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -72,7 +73,7 @@ class Estimator:
             self.program = _program.Program(self._gradient, self.tx, self._look, theta, state)
         samples = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False)
         distances, rises = samples.draws
-        steps = self.steps(params, samples.params, samples.state.tx_state) if self.heats else [0.0] * len(settings)
+        steps = self._products(params, samples) if self.heats else [0.0] * len(settings)
         traces = self.nbeta * np.asarray(rises, np.float64)
         parts = zip(np.split(traces, len(settings)), np.split(np.asarray(distances), len(settings)), strict=True)
         precision = float(jnp.finfo(rises.dtype).eps) * self.nbeta * abs(start.loss)
@@ -121,17 +122,25 @@ class Estimator:
         sharding = _program.devices_for(params, self.chains * len(settings))
         return carry if sharding is None else jax.device_put(carry, sharding)
 
-    def _steps(self, params: Any, theta: Any, state: Any) -> jax.Array:
-        """ηλ₁(√P H √P) of the first chain of each setting, on some batches."""
-        batch = jax.tree.map(lambda x: x[: 8 * self.batch_size], self.data)
+    def _products(self, params: Any, samples: _samples.Samples) -> jax.Array:
+        size = min(self.batch_size, self.n)
+        number = min(8, self.n // size)
+        batches = jax.tree.map(lambda x: x[: number * size].reshape(number, size, *x.shape[1:]), self.data)
+        return self.steps(params, samples.params, samples.state.tx_state, batches)
+
+    def _steps(self, params: Any, theta: Any, state: Any, batches: Any) -> jax.Array:
+        """ηλ₁(√P H √P) of the first chain of each setting, on the first eight batches."""
         where = self._where(params)
+
+        def loss(params: Any, batches: Any) -> jax.Array:
+            return jax.lax.map(functools.partial(self.loss_fn, params), batches).mean()
 
         def of_chain(both: Any) -> jax.Array:
             theta, state = both
             p = jax.tree.map(lambda p, w: jnp.where(w, p, 0), frozen(state), where)
             direction = jax.tree.map(jnp.subtract, theta, params)
             rate = state.learning_rate
-            return step_times_curvature(self.loss_fn, params, direction, batch, p, rate, self.nbeta)
+            return step_times_curvature(loss, params, direction, batches, p, rate, self.nbeta)
 
         return jax.lax.map(of_chain, jax.tree.map(lambda x: x[:: self.chains], (theta, state)))
 
