@@ -47,10 +47,12 @@ class Sweep:
         path = self._path(task, seed)
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
-            loss = [math.nan if loss is None else loss for loss in run["loss"]]
-            return Run(run["seed"], np.array(run["accuracy"]), np.array(loss), run["noisy_share"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StorageError(f"{path} is not the result of a run ({error}); mend or remove it") from None
+            accuracy, loss = (np.array(run[name], float) for name in ("accuracy", "loss"))  # None: nan
+            if accuracy.shape != (task.epochs,) or loss.shape != (task.epochs,) or run["seed"] != seed:
+                raise ValueError
+            return Run(seed, accuracy, loss, float(run["noisy_share"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StorageError(f"{path} is not the result of a run; remove it, and it is run again") from None
 
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """All that have no file yet."""

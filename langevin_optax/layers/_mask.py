@@ -115,8 +115,9 @@ def layer_mask(
         if not any(np.any(m) for m in masks):
             found = [x.name for unit in units for x in ([unit] if counts(layers) else unit.layers)]
             hints = [f"(With scanned={_written(known)} the steps of those that are stacked have names.)"] * bool(hinted)
-            if isinstance(layers, (str, re.Pattern)) and any(re.search(layers, name) for name in found):
-                hints.append("(An expression must match the whole path: put .* around it.)")
+            like = [name for name in found if isinstance(layers, (str, re.Pattern)) and re.search(layers, name)]
+            if like:
+                hints.append(f"(An expression must match the whole path, as {like[0]!r} does, and not a part of it.)")
             if selected:
                 hints.append("(The selected ones are hidden, as frozen layers are in optax.partition: they count too.)")
             raise ValueError(" ".join([f"layers={layers!r} selects none of the layers {found}.", *hints]))

@@ -48,7 +48,7 @@ def as_key(key: Any) -> jax.Array:
             "key must be an int or a typed key, got raw key data (uint32), as jax.random.PRNGKey makes it. "
             "Write jax.random.key(seed), or jax.random.wrap_key_data(key)."
         )
-    if callable(key) and type(key).__module__.startswith("flax"):
+    if type(key).__name__ in ("Rngs", "RngStream"):  # of Flax
         raise TypeError(f"key must be an int or a jax.random.key, got {type(key).__name__}: write rngs(), a key of it.")
     hint = " sigma and key are the second and third arguments: pass b1 and what follows by name."
     raise TypeError(

@@ -68,9 +68,9 @@ def local_learning_coefficient(
         curvature far below :math:`\gamma / (n\beta)` a direction counts as flat.
       nbeta: :math:`n\beta`; by default n / log n with n the number of examples in ``data`` (devinterp's default has the
         batch size for n).
-      learning_rate: :math:`\eta` of the default sampler. In devinterp's terms, :math:`\epsilon n\beta/2`. With a
-        largest curvature a, P settles near :math:`\sqrt{n\beta / a}`, and the default suits
-        :math:`a\,n\beta < 10^4`; above, a warning says so.
+      learning_rate: :math:`\eta` of the default sampler. In devinterp's terms, :math:`\epsilon n\beta/2`. The
+        step is small enough where :math:`\eta (a + \gamma / n\beta) / (\sqrt{a / n\beta} + 0.1) < 1` for the
+        largest curvature a of the loss; a warning says so where it is not.
       optimizer: ``(sigma, key) -> tx``, another sampler, such as ``lambda sigma, key: lgv.sgd(1e-3, sigma, key)``. The
         localisation then is a part of its gradient.
       mask: where the parameters move, as in :func:`add_preconditioned_noise`, for a refined coefficient; the others

@@ -18,12 +18,14 @@ def step_times_curvature(
     batch: Any,
     preconditioner: Any,
     learning_rate: Any,
+    strength: Any,
     nbeta: float,
 ) -> jax.Array:
-    r""":math:`\eta\lambda_1(\sqrt P H \sqrt P)` at params, by power iterations; 2 is the limit of stability.
+    r""":math:`\eta\lambda_1(\sqrt P (H + s) \sqrt P)` at params, s the strength of the localisation; stable below 2.
 
-    H times a vector is a difference of gradients, as far apart as the chains reach where the result is 1: what counts
-    is the curvature there, and a loss need not be differentiable twice. A coordinate with P = 0 does not move.
+    By power iterations from a direction. H times a vector is a difference of gradients, as far apart as the chains
+    reach where the result is 1: what counts is the curvature there, and a loss need not be differentiable twice. A
+    coordinate with P = 0 does not move.
     """
     reach = jnp.sqrt(learning_rate / nbeta)
     roots = jax.tree.map(lambda p: jnp.sqrt(p) * reach, preconditioner)
@@ -34,7 +36,7 @@ def step_times_curvature(
         away = jax.tree.map(lambda r, v: r * v, roots, vector)
         above = gradient(jax.tree.map(jnp.add, params, away), batch)
         below = gradient(jax.tree.map(jnp.subtract, params, away), batch)
-        product = jax.tree.map(lambda r, a, b: r * (a - b) / 2, roots, above, below)
+        product = jax.tree.map(lambda r, a, b, d: r * ((a - b) / 2 + strength * d), roots, above, below, away)
         size = norm(product)
         return jax.tree.map(lambda x: x / jnp.maximum(size, jnp.finfo(size.dtype).tiny), product), size
 

@@ -61,7 +61,7 @@ class Estimator:
         self.tx = local_sampler(math.sqrt(2 / nbeta), self.key, burn_in, optimizer, mask, passes_learning_rate)
         self.program: _program.Program | None = None
         self.first: Any = None  # what all checkpoints must be like
-        self.at_start, self.steps = jax.jit(self._at_start), jax.jit(self._steps)
+        self.at_start, self.products = jax.jit(self._at_start), jax.jit(self._product)
 
     def __call__(self, params: Any, settings: Sequence[tuple[float, float]], bar: Any) -> list[LLC]:
         """An estimate for each ``(learning_rate, localization)``; all have the same minibatches and noise."""
@@ -73,7 +73,7 @@ class Estimator:
             self.program = _program.Program(self._gradient, self.tx, self._look, theta, state)
         samples = self.program(theta, state, self.draws, self.burn_in, 1, bar, fresh=False)
         distances, rises = samples.draws
-        steps = self._products(params, samples) if self.heats else [0.0] * len(settings)
+        steps = self._products(params, samples, settings)
         traces = self.nbeta * np.asarray(rises, np.float64)
         parts = zip(np.split(traces, len(settings)), np.split(np.asarray(distances), len(settings)), strict=True)
         precision = float(jnp.finfo(rises.dtype).eps) * self.nbeta * abs(start.loss)
@@ -122,27 +122,36 @@ class Estimator:
         sharding = _program.devices_for(params, self.chains * len(settings))
         return carry if sharding is None else jax.device_put(carry, sharding)
 
-    def _products(self, params: Any, samples: _samples.Samples) -> jax.Array:
+    def _products(self, params: Any, samples: _samples.Samples, settings: Sequence[Any]) -> Any:
+        """Of step and curvature, for the first chain of each setting; 0 where they are not measured.
+
+        That is where rounding hides the curvature, and where parameters are divided among devices.
+        """
+        eps = max(float(jnp.finfo(x.dtype).eps) for x in jax.tree.leaves(params))
+        if not self.heats or eps > 1e-6 or _program.spans_devices(params):
+            return [0.0] * len(settings)
         size = min(self.batch_size, self.n)
         number = min(8, self.n // size)
         batches = jax.tree.map(lambda x: x[: number * size].reshape(number, size, *x.shape[1:]), self.data)
-        return self.steps(params, samples.params, samples.state.tx_state, batches)
+        local = samples.state.tx_state
+        chains = samples.params, frozen(local), local.learning_rate, local.strength
+        # The chains may be on several devices; these few need one.
+        first = jax.device_get(jax.tree.map(lambda x: x[:: self.chains], chains))
+        return self.products(params, first, batches)
 
-    def _steps(self, params: Any, theta: Any, state: Any, batches: Any) -> jax.Array:
-        """ηλ₁(√P H √P) of the first chain of each setting, on the first eight batches."""
+    def _product(self, params: Any, chains: Any, batches: Any) -> jax.Array:
         where = self._where(params)
 
         def loss(params: Any, batches: Any) -> jax.Array:
             return jax.lax.map(functools.partial(self.loss_fn, params), batches).mean()
 
-        def of_chain(both: Any) -> jax.Array:
-            theta, state = both
-            p = jax.tree.map(lambda p, w: jnp.where(w, p, 0), frozen(state), where)
+        def of_chain(chain: Any) -> jax.Array:
+            theta, p, rate, strength = chain
+            p = jax.tree.map(lambda p, w: jnp.where(w, p, 0), p, where)
             direction = jax.tree.map(jnp.subtract, theta, params)
-            rate = state.learning_rate
-            return step_times_curvature(loss, params, direction, batches, p, rate, self.nbeta)
+            return step_times_curvature(loss, params, direction, batches, p, rate, strength, self.nbeta)
 
-        return jax.lax.map(of_chain, jax.tree.map(lambda x: x[:: self.chains], (theta, state)))
+        return jax.lax.map(of_chain, chains)
 
     def _where(self, params: Any) -> Any:
         """Which entries move."""

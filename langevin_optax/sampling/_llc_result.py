@@ -58,8 +58,8 @@ def judged(
     if step > 1:
         found.append(
             f"the step is too large for the curvature: their product is {step:.1f}, and where it is above 1 estimates "
-            "may be far too high; 2 is the limit of stability. Take a third of the learning_rate, with more draws, "
-            "until this is gone."
+            "may be far too high (of a quadratic loss, with all data in each step, they are right up to 2, the "
+            "limit of stability). Take a third of the learning_rate, with more draws, until this is gone."
         )
     if math.isfinite(start.loss + start.force):
         found += _of_traces(traces, fine, mean, error, start.moving)
@@ -98,7 +98,7 @@ def _of_traces(traces: Any, fine: Any, mean: float, error: float, moving: float)
             f"the estimate is negative, {mean:.3g}: the chains found lower losses than that of params, no minimum. "
             "Train longer, or localise more."
         )
-    if mean - 3 * error > 0.55 * moving:
+    if mean - 3 * error > 0.55 * moving or np.median(traces) > moving:
         found.append(
             f"the estimate is above d/2 = {moving / 2:g}, the most that a minimum of {moving:g} parameters has: the "
             "step is too large, minibatches heat the chains, or params is no minimum."

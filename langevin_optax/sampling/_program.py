@@ -73,10 +73,14 @@ class Program:
         carry = jax.device_put(carry, self.shardings) if self.shardings else carry
         zeros = functools.partial(jax.tree.map, lambda x: jnp.zeros((chains, draws, *x.shape), x.dtype), self.shapes)
         stored, done = jax.jit(zeros, out_shardings=self.kept)(), 0
+        if self.shardings:
+            jax.block_until_ready((carry, stored))
         # What is stored of the burn-in is where the first draw comes.
         for steps, number in [*((n, 0) for n in _parts(burn_in, 20)), *((thin, n) for n in _parts(draws, 80))]:
             carry, stored = self.run(carry, stored, done, number or 1, steps)
             done += number
+            if self.shardings:  # collectives of two programs at once can wait for each other for ever on a busy CPU
+                jax.block_until_ready((carry, stored))
             if fresh:
                 _samples.check_first_steps(*carry)
                 fresh = False
@@ -110,7 +114,7 @@ def _step(gradient: Any, tx: Any, params: Any, state: SamplerState) -> tuple[Any
 def devices_for(tree: Any, chains: int) -> NamedSharding | None:
     """The chains divided among devices, or None where all stays as it is."""
     config: Any = jax.config  # whose flags some versions of JAX declare, and some do not
-    if config.jax_default_device is not None or _spans_devices(tree):
+    if config.jax_default_device is not None or spans_devices(tree):
         return None
     devices = jax.local_devices()
     number = max(n for n in range(1, len(devices) + 1) if chains % n == 0)
@@ -126,7 +130,7 @@ def devices_for(tree: Any, chains: int) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec("chains"))
 
 
-def _spans_devices(tree: Any) -> bool:
+def spans_devices(tree: Any) -> bool:
     return any(isinstance(x, jax.Array) and len(x.sharding.device_set) > 1 for x in jax.tree.leaves(tree))
 
 

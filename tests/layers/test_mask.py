@@ -203,7 +203,9 @@ def test_selecting_nothing_raises(which):
 
 def test_why_nothing_is_selected():
     """An expression that matches a part of a path, and layers that are frozen, each with what to do."""
-    with pytest.raises(ValueError, match=r"selects none of .*\. \(An expression must match the whole path"):
+    with pytest.raises(
+        ValueError, match=r"selects none of .*\. \(An expression must match the whole path, as 'Dense_0' does"
+    ):
         lgv.layer_mask("Dense")(tree(*numbered(3)))
     frozen = optax.partition(
         {"trained": SGD(mask=lgv.layer_mask(1, numbered(3))), "frozen": optax.set_to_zero()},

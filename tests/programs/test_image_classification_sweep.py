@@ -148,10 +148,12 @@ def test_the_file_of_a_run(tmp_path):
     np.testing.assert_array_equal(read.accuracy, [0.1, 0.2])
     assert [store.missing(one, range(3)) for one in (own, other, task(epochs=4))] == [[2], [1, 2], [0, 1, 2]]
 
-    for spoilt in (b"", files[0].read_bytes()[:50], files[0].read_bytes().replace(b'"seed"', b'"sead"')):
+    whole = files[0].read_bytes()
+    renamed, shorter = whole.replace(b'"seed"', b'"sead"'), whole.replace(b"[0.1, 0.2]", b"[0.1]")
+    for spoilt in (b"", b"[]", whole[:50], renamed, shorter, whole.replace(b"0.1", b'"a"')):
         for path in files:
             path.write_bytes(spoilt)
-        with pytest.raises(storage.StorageError, match=r"\.json is not the result of a run .*; mend or remove it"):
+        with pytest.raises(storage.StorageError, match=r"\.json is not the result of a run; remove it"):
             store.read(own, 0)
 
 

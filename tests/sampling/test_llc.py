@@ -221,21 +221,39 @@ STIFF = lambda p: p @ jnp.asarray(CURVATURES, p.dtype) @ p / 2
 
 def test_the_step_times_the_largest_curvature():
     """Against NumPy's eigenvalue of √P A √P; that of A, of P A P or without the step is another."""
-    p, rate = np.array([4.0, 0.5, 0.1]), 0.03
-    found = step_times_curvature(
-        lambda params, batch: STIFF(params), jnp.ones(3), jnp.array([1.0, 2.0, 1.0]), None, jnp.asarray(p), rate, 7.0
-    )
-    exact = rate * np.linalg.eigvalsh(np.sqrt(p)[:, None] * CURVATURES * np.sqrt(p)).max()
+    p, rate, pull, direction = np.array([4.0, 0.5, 0.1]), 0.03, 20.0, jnp.array([1.0, 2.0, 1.0])
+    loss = lambda params, batch: STIFF(params)
+    found = step_times_curvature(loss, jnp.ones(3), direction, None, jnp.asarray(p), rate, pull, 7.0)
+    exact = rate * np.linalg.eigvalsh(np.sqrt(p)[:, None] * (CURVATURES + pull * np.eye(3)) * np.sqrt(p)).max()
     assert found == pytest.approx(exact, rel=1e-3)
 
 
 def test_steps_that_are_too_large_for_the_curvature_are_warned_of():
     """P settles near 1/√(a/nβ), so that the product is η√(a nβ): 3.4 and 0.3 here, where 2 is the limit."""
-    with pytest.warns(UserWarning, match=r"the step is too large for the curvature: their product is [12]\.\d, "):
+    too_large = r"the step is too large for the curvature: their product is [12]\.\d, "
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         llc = estimate(STIFF, [0.0] * 3)
-    assert llc.mean > 3 * 1.5
+        pulled = estimate(lambda p: jnp.sum(p**2) / 2, [0.0] * 2, localization=1e6, draws=300, burn_in=300)
+    assert llc.mean > 3 * 1.5 and re.match(too_large, llc.warnings[0]) and "above d/2 = 1.5" in llc.warnings[1]
+    assert re.match("the step is too large for the curvature", pulled.warnings[0])  # that of the localisation
     small = estimate(STIFF, [0.0] * 3, learning_rate=1e-3)
     assert small.warnings == () and abs(small.mean - 1.5) < 4 * small.standard_error
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_loss_sees_batches_and_dtypes_that_it_knows(dtype):
+    """Also where the curvature is measured: a network may reshape by the one, and fail on others than the other."""
+
+    def loss(params, batch):
+        assert params.dtype == dtype and batch.shape == (10, 1)
+        return jnp.sum(params.astype(jnp.float32) ** 2) / 2 + 0 * batch.reshape(2, 5).sum()
+
+    params = jnp.zeros(2, dtype)
+    llc = sampling.local_learning_coefficient(
+        loss, params, DATA[:90], 0, batch_size=10, draws=20, burn_in=20, progress=False
+    )
+    assert math.isfinite(llc.mean)
 
 
 def test_low_precision_is_warned_of():
