@@ -12,6 +12,8 @@ from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.report import Result
 from examples.presentation import FONTS, STYLES, finish, plural, short, side_by_side
 
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # a text on lines
+
 
 def write(results: Sequence[Result], note: str, output: Path) -> list[Path]:
     """Returns the files."""
@@ -74,7 +76,15 @@ def _against_depth(results: Sequence[Result], note: str, path: Path) -> Path:
             _seeds(axis, places, here, STYLES[_style(results, here[0])], 0.75 * 0.85 / len(names), 0.75 * apart, name)
         axis.axhline(threshold, color="0.45", linewidth=1, linestyle=":")
         note_at = axis.get_yaxis_transform()
-        axis.text(0.01, threshold + 0.01, f"trained: above {short(threshold)}", transform=note_at, color="0.35")
+        axis.text(
+            0.01,
+            threshold + 0.01,
+            f"trained: above {short(threshold)}",
+            transform=note_at,
+            color="0.35",
+            zorder=4,
+            bbox=_BEHIND,
+        )
         axis.set_xticks(range(len(depths)), [str(depth) for depth in depths])
         unit = plural(DEPTH_IS[results[0].task.model])
         axis.set(xlabel=f"Depth: {unit}", xlim=(-0.5, len(depths) - 0.5), ylim=(0, 1.02))
@@ -101,7 +111,7 @@ def _against_share(results: Sequence[Result], note: str, path: Path) -> Path:
             for where in _distinct(here, _where)
             if where
         }
-        gap = 0.7 * min(np.diff(np.unique([r.runs[0].noisy_share for r in here])), default=1)
+        gap = 0.7 * min(np.diff(np.unique([round(r.runs[0].noisy_share, 1) for r in here])), default=1)
         slots = side_by_side(len(lines), gap)
         for i, (slot, ((_, where), of_line)) in enumerate(zip(slots, lines.items(), strict=True)):
             of_line.sort(key=lambda r: r.runs[0].noisy_share)
