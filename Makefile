@@ -16,14 +16,14 @@ test: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 # Everything: also every wrapper around every optimiser, long statistical runs, notebooks, processes that are killed.
 test-all: $(VENV)/test compiled
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 	$(BIN)/python -m tests.guard
 
 # The programs that XLA makes for a TPU, and for a GPU where a CUDA toolkit is found: compiled, not run.
@@ -37,7 +37,7 @@ mutations: $(VENV)/test
 # The fast tests on the oldest JAX, Optax and Flax that pyproject.toml admits. `make test` in a new .venv has the newest
 # that run on $(PYTHON): JAX after 0.10 wants Python 3.12.
 oldest: $(OLDEST)/test
-	$(OLDEST)/bin/pytest -n 2 --dist loadfile -m "not slow"
+	$(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow"
 
 # The statistical guard, whose false alarms are those of 1 seed in 1000: SEED=1 make guard.
 guard: $(VENV)/test
