@@ -83,7 +83,7 @@ def check_that_all_are_there(order: Sequence[str], owners: Sequence[str], hidden
         raise ValueError(
             f"order names the layers {absent}, which the parameters do not hold; they hold {sorted(set(owners))}. "
             "Was the order made from another model? Layers that do not train, such as those that wrt= of nnx.Optimizer "
-            "leaves out, do not belong into it."
+            "leaves out, do not belong in it."
         )
 
 
