@@ -11,7 +11,6 @@ from examples.control import __main__ as control
 from examples.image_classification import flags
 from examples.image_classification.report import signed
 from examples.presentation import short
-from examples.spirals import __main__ as spirals
 
 ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "examples" / "REPRODUCTION.md"
@@ -29,6 +28,7 @@ TABLES = [
 def test_there_are_commands_and_tables():
     assert len(COMMANDS) >= 8
     assert len(TABLES) >= 4
+    assert len(SMALL) == 4
 
 
 @pytest.mark.parametrize(("program", "argv"), COMMANDS, ids=[f"{i}" for i in range(len(COMMANDS))])
@@ -38,8 +38,6 @@ def test_the_commands_parse(program, argv, tmp_path, monkeypatch):
     if program == "examples.image_classification":
         options = flags.parse(given)
         assert options.methods and options.depths
-    elif program == "examples.spirals":
-        spirals.parse(given)
     else:
         assert program == "examples.control"
         control.parse(given)
@@ -55,6 +53,18 @@ def test_the_figures_are_those_of_the_results(file, table):
     for name, *figures in body:
         for depth, figure in zip(depths, figures, strict=True):
             assert any(equal(figure.replace("**", ""), cell) for cell in cells[name.replace("**", ""), depth])
+
+
+SMALL = re.findall(r"^\| \[.+\]\((results/\S+/summary\.csv)\) \| (\d+) \| (.+) \| (.+) \| (.+) \|$", TEXT, re.M)
+
+
+@pytest.mark.parametrize(("file", "seeds", "plain", "noisy", "by"), SMALL, ids=[file for file, *_ in SMALL])
+def test_the_figures_of_one_network_in_a_row(file, seeds, plain, noisy, by):
+    with (LEDGER.parent / file).open(encoding="utf-8") as rows:
+        first, second = csv.DictReader(rows)
+    assert first["seeds"] == second["seeds"] == first["trained"] == second["trained"] == seeds
+    assert all(equal(figure, cell(row).split(")")[0] + ")") for figure, row in ((plain, first), (noisy, second)))
+    assert equal(by, difference(second) if int(seeds) > 2 else difference(second).split()[0])
 
 
 def equal(figure, cell):
