@@ -215,6 +215,7 @@ def test_leaves_of_one_shape_are_one_draw(sampler):
     assert draws(2) < 3 * draws(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", by_default(["normal"], SAMPLERS))
 @pytest.mark.parametrize("size", [pytest.param(8, marks=pytest.mark.slow), 512])
 def test_compiled_draws_grow_with_shapes_and_not_with_leaves(sampler, size, optimized):

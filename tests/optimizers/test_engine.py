@@ -413,6 +413,7 @@ def test_the_count_of_the_stock_optimiser_is_found_by_its_name():
     assert int(later[0].count) == int(later[-1].count) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x64", by_default(["True"], [False, True]))
 def test_integer_hyperparameters_warn_of_nothing(x64):

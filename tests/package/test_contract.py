@@ -176,6 +176,7 @@ def test_inject_hyperparams(optimizer):
         chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @wrapped_integrator
 def test_inject_hyperparams_into_integrators(integrator):
     params, factory = params_like(row=integrator), getattr(lgv, integrator.name)
@@ -528,6 +529,7 @@ def check_kinetic_temperature(integrator, order, state):
             np.testing.assert_allclose(kinetic[label], np.mean(momenta**2), rtol=1e-5)
 
 
+@pytest.mark.slow
 @wrapped_integrator
 def test_linen_train_state_of_integrators(integrator):
     model = Mlp()

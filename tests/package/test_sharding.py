@@ -164,6 +164,7 @@ def test_explicit_sharding(name, rows):
     assert_same_run(run, alone(rows))
 
 
+@pytest.mark.slow
 @every_row
 def test_a_step_written_per_device(rows):
     """Data parallel with ``shard_map``: each device has its rows and a replica of all else, which stays one."""

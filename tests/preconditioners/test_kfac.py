@@ -212,7 +212,7 @@ def one_factor_forgotten(monkeypatch):
 WRONG = [p_for_its_root, one_factor_forgotten]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", [WRONG[0], pytest.param(WRONG[1], marks=pytest.mark.slow)])
 def test_a_wrong_root_is_found(wrong, monkeypatch):
     it = given(inverse_update_period=5)
     with jax.enable_x64(True):
@@ -255,6 +255,7 @@ def test_the_noise_has_the_covariance_of_p(exact):
         assert deviation(noise(it, 4000), SIGMA**2 * GAMMA * p) < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [WRONG[0], pytest.param(WRONG[1], marks=pytest.mark.slow)])
 def test_noise_of_a_wrong_root_is_found(wrong, monkeypatch):
     it = given(inverse_update_period=5)

@@ -314,6 +314,7 @@ def quartic(params, batch):
     return jnp.sum(params**4) + 0 * batch[0, 0]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_one_program_and_each_is_its_own_estimate():
     def traces(checkpoints):
         def loss(params, batch):
