@@ -12,11 +12,10 @@ import jax
 
 from benchmarks import compiled, measures, report
 from benchmarks.sections import SECTIONS
-from examples import interrupts
-from examples.storage import Shown, StorageError, alone
+from examples import interrupts, storage
 
 
-@interrupts.in_one_line()
+@interrupts.ending("sections that have ended are written")
 def main(arguments: Sequence[str] | None = None) -> None:
     sections = list(SECTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=storage.folder,
         help="where the files go (default: results/benchmarks, and results/compiled with --compiled)",
     )
     options = parser.parse_args(arguments)
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.compiled and any([options.only, options.seconds is not None, options.entries, options.dtypes]):
         parser.error("--compiled has cases of its own: leave out --only, --seconds, --entries and --dtypes")
     if options.output is None:
-        options.output = Path("results/compiled" if options.compiled else "results/benchmarks")
+        options.output = storage.folder("results/compiled" if options.compiled else "results/benchmarks")
     if options.compiled:
         try:
             for name in options.compiled:
@@ -78,15 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = {name: partial(SECTIONS[name], _sizes(options)) for name in names}
     settings = {} if options.compiled else _sizes(options)._asdict()
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"argument --output: cannot make the folder {str(options.output)!r}: {error.strerror}")
-    try:
-        with alone(options.output):
-            _measure(chosen, settings, command, options.output)
-    except StorageError as error:
-        sys.exit(f"error: {error}")
+    _measure(chosen, settings, command, options.output)
 
 
 def _sizes(options: argparse.Namespace) -> measures.Sizes:
@@ -99,27 +90,17 @@ def _sizes(options: argparse.Namespace) -> measures.Sizes:
 def _measure(
     sections: Mapping[str, Callable[[], Iterable[measures.Row]]], settings: Any, command: str, output: Path
 ) -> None:
-    shown = Shown(output)
-    shown.check(_settings(sections, settings))
+    storage.check(output, _settings(sections, settings))
     print(f"{report.machine()}\n{report.line(report.HEADING)}", flush=True)
     rows: list[measures.Row] = []
     written: list[Path] = []
-    with interrupts.stopping("writing the comparisons that are finished") as stop:
-        for number, rows_of in enumerate(sections.values(), 1):
-            for row in rows_of():
-                print(report.line(report.cells(row)), flush=True)
-                rows.append(row)
-                if stop.is_set():
-                    break
-            done = _settings(list(sections)[: number - stop.is_set()], settings)
-            if shown.holds(done):  # after each section, so that none is lost: neither one of these nor an earlier one
-                shown.write(done)
-                written = report.write(rows, command, output)
-            if stop.is_set():
-                break
+    for number, rows_of in enumerate(sections.values(), 1):
+        for row in rows_of():
+            print(report.line(report.cells(row)), flush=True)
+            rows.append(row)
+        storage.keep(output, _settings(list(sections)[:number], settings))
+        written = report.write(rows, command, output)
     print(*written, sep="\n")
-    if stop.is_set():
-        sys.exit(interrupts.STATUS)
 
 
 def _settings(sections: Iterable[str], settings: Any) -> dict[str, Any]:

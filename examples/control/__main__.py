@@ -1,7 +1,6 @@
 """Stochastic control with a network at each time step: ``python -m examples.control``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,25 +10,21 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from examples import interrupts, values
+from examples import interrupts, storage, values
 from examples.control import hedging
 from examples.presentation import FONTS, STYLES, Bar, as_markdown, as_text, finish, write_csv
-from examples.storage import Shown, StorageError, alone, write_whole
+from examples.storage import write_whole
 
 METHODS = ("Adam", "L-Adam", "LL-Adam")
 
 
+@interrupts.ending("nothing is written")
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(argv)
     settings = {"steps": flags.steps, "seeds": flags.seeds, "updates": flags.updates, "sigma": flags.sigma}
-    try:
-        with alone(flags.output), interrupts.ending("nothing is written"):
-            Shown(flags.output).check(settings)
-            risks = _run(flags)
-            _write(flags, risks)
-            Shown(flags.output).write(settings)
-    except StorageError as error:
-        sys.exit(f"error: {error}")
+    storage.check(flags.output, settings)
+    _write(flags, _run(flags))
+    storage.keep(flags.output, settings)
 
 
 def _run(flags: argparse.Namespace) -> dict[tuple[int, str], np.ndarray]:
@@ -102,13 +97,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=values.positive, default=4, metavar="N")
     parser.add_argument("--updates", type=values.positive, default=500, metavar="N")
     parser.add_argument("--sigma", type=values.rate, default=1e-3, metavar="X", help="default: 0.001")
-    parser.add_argument("--output", type=Path, default=Path("results/control"), metavar="DIR")
-    flags = parser.parse_args(argv)
-    try:
-        flags.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"argument --output: cannot make the folder {str(flags.output)!r}: {error.strerror}")
-    return flags
+    parser.add_argument("--output", type=storage.folder, default="results/control", metavar="DIR")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,6 @@ class Sizes:
     heads: int = 8
 
 
-def _sharded(initializer: Any, *axes: str | None) -> Any:
-    """The axes of the mesh over which each axis of a parameter is divided."""
-    return nn.with_partitioning(initializer, axes)
-
-
 class Block(nn.Module):
     sizes: Sizes
     dtype: Any
@@ -32,23 +27,18 @@ class Block(nn.Module):
         init = nn.initializers.lecun_normal()
         # Into the residual stream: smaller the more blocks there are.
         residual = nn.initializers.variance_scaling(0.5 / self.sizes.layers, "fan_in", "truncated_normal")
-        normed = nn.LayerNorm(name="norm_1", **types)(x)
-        x += nn.MultiHeadDotProductAttention(
-            self.sizes.heads,
-            kernel_init=_sharded(init, "data", "tensor", None),
-            out_kernel_init=_sharded(residual, "tensor", None, "data"),
-            use_bias=False,
-            name="attention",
-            **types,
-        )(normed, normed, mask=mask)
-        hidden = nn.LayerNorm(name="norm_2", **types)(x)
-        hidden = nn.Dense(4 * self.sizes.width, kernel_init=_sharded(init, "data", "tensor"), name="up", **types)(
-            hidden
-        )
-        x += nn.Dense(self.sizes.width, kernel_init=_sharded(residual, "tensor", "data"), name="down", **types)(
-            nn.gelu(hidden)
-        )
-        return x, None
+        # With the axes of the mesh over which each axis of a parameter is divided.
+        heads_in = nn.with_partitioning(init, ("data", "tensor", None))
+        heads_out = nn.with_partitioning(residual, ("tensor", None, "data"))
+        up = nn.with_partitioning(init, ("data", "tensor"))
+        down = nn.with_partitioning(residual, ("tensor", "data"))
+
+        attention: Any = {"kernel_init": heads_in, "out_kernel_init": heads_out, "use_bias": False, "name": "attention"}
+        y = nn.LayerNorm(name="norm_1", **types)(x)
+        x += nn.MultiHeadDotProductAttention(self.sizes.heads, **attention, **types)(y, y, mask=mask)
+        y = nn.LayerNorm(name="norm_2", **types)(x)
+        y = nn.Dense(4 * self.sizes.width, kernel_init=up, name="up", **types)(y)
+        return x + nn.Dense(self.sizes.width, kernel_init=down, name="down", **types)(nn.gelu(y)), None
 
 
 class Transformer(nn.Module):
@@ -60,9 +50,12 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, text: jax.Array) -> jax.Array:
         types: Any = {"dtype": self.dtype, "param_dtype": self.dtype}
-        embedding = _sharded(nn.initializers.normal(0.02), "tensor", "data")
-        x = nn.Embed(VOCABULARY, self.sizes.width, embedding_init=embedding, name="embed", **types)(text)
-        x += _positions(text.shape[-1], self.sizes.width).astype(x.dtype)
+        init = nn.with_partitioning(nn.initializers.normal(0.02), ("tensor", "data"))
+        x = nn.Embed(VOCABULARY, self.sizes.width, embedding_init=init, name="embed", **types)(text)
+        # Sines and cosines of the position, of wavelengths from 2π to 10⁴ · 2π.
+        half = self.sizes.width // 2
+        angles = jnp.arange(text.shape[-1])[:, None] * 1e-4 ** (jnp.arange(half) / half)
+        x += jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).astype(x.dtype)
         blocks = nn.scan(
             nn.remat(Block, prevent_cse=False),
             variable_axes={"params": 0},
@@ -73,12 +66,5 @@ class Transformer(nn.Module):
         )
         x, _ = blocks(self.sizes, self.dtype, name="blocks")(x, nn.make_causal_mask(text))
         x = nn.LayerNorm(name="norm", **types)(x)
-        head = _sharded(nn.initializers.lecun_normal(), "data", "tensor")
-        return nn.Dense(VOCABULARY, use_bias=False, kernel_init=head, name="head", **types)(x)
-
-
-def _positions(length: int, width: int) -> jax.Array:
-    """Sines and cosines of the position, of wavelengths from 2π to 10⁴ · 2π."""
-    rates = 1e-4 ** (jnp.arange(width // 2) / (width // 2))
-    angles = jnp.arange(length)[:, None] * rates
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), ("data", "tensor"))
+        return nn.Dense(VOCABULARY, use_bias=False, kernel_init=init, name="head", **types)(x)

@@ -2,19 +2,16 @@
 
 import functools
 import logging
+import sys
 import textwrap
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
-
-class DataError(Exception):
-    """The data is not there, or is not what was expected; the message is for the user."""
 
 
 class Data(NamedTuple):
@@ -54,11 +51,9 @@ def _npz(path: Path) -> Data:
         with np.load(path) as file:
             arrays = [file[part] for part in ("x_train", "y_train", "x_test", "y_test")]
     except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+        _stop(f"cannot read {str(path)!r}: {error.strerror or error}")
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{str(path)!r} must hold x_train, y_train, x_test and y_test as plain arrays: {error}"
-        ) from None
+        _stop(f"{str(path)!r} must hold x_train, y_train, x_test and y_test as plain arrays: {error}")
     return _standardized(path.stem, *arrays)
 
 
@@ -66,21 +61,17 @@ def _tfds(name: str, data_dir: str | None) -> Data:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise DataError(f'{name!r} is read with tensorflow-datasets: pip install "tensorflow-datasets"') from None
+        _stop(f'{name!r} is read with tensorflow-datasets: pip install "tensorflow-datasets"')
     where = {} if data_dir is None else {"data_dir": data_dir}
     try:
         builder = tfds.builder(name, **where)  # prepared earlier, in whatever format
         if not builder.is_prepared():
             builder = tfds.builder(name, file_format="array_record", **where)  # what is read without TensorFlow
     except Exception as error:
-        raise DataError(
-            f"{name!r} is neither 'digits', nor a file that ends in .npz, nor a set of tensorflow-datasets: "
-            f"{_first_line(error)}"
-        ) from None
-    features = builder.info.features
-    label: Any = features["label"] if "label" in (features or ()) else None
-    if "image" not in (features or ()) or not hasattr(label, "num_classes"):
-        raise DataError(f"the set {name!r} of tensorflow-datasets has no 'image' and class 'label', but {features}")
+        _stop(f"{name!r} is neither 'digits', nor an .npz file, nor a set of tensorflow-datasets: {_line(error)}")
+    features: Any = builder.info.features or {}
+    if "image" not in features or "label" not in features or not hasattr(features["label"], "num_classes"):
+        _stop(f"the set {name!r} of tensorflow-datasets has no 'image' and class 'label', but {features}")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # without a connection: a warning for each of many attempts
     if not builder.is_prepared():
         print(f"Preparing {name} in {builder.data_dir} (without a connection it takes minutes to give up).", flush=True)
@@ -88,17 +79,14 @@ def _tfds(name: str, data_dir: str | None) -> Data:
         builder.download_and_prepare()
     except Exception as error:
         flag = "" if data_dir is None else f" --data_dir={data_dir}"
-        raise DataError(
-            f"{name!r} is not prepared in {builder.data_dir} and cannot be fetched now ({_first_line(error)}). Prepare "
-            "it where there are a connection and TensorFlow, which is needed for that only, with\n"
+        _stop(
+            f"{name!r} is not prepared in {builder.data_dir} and cannot be fetched now ({_line(error)}). Prepare it "
+            "where there are a connection and TensorFlow, which is needed for that only, with\n"
             f"  tfds build {name} --file_format=array_record{flag}\n"
             "and copy the folder to where --data-dir says; or name an .npz file."
-        ) from None
-    for split in ("train", "test"):
-        if builder.info.splits and split not in builder.info.splits:
-            raise DataError(f"the set {name!r} has no split {split!r}, only {list(builder.info.splits)}")
+        )
     train, test = _read(tfds, builder, "train"), _read(tfds, builder, "test")
-    return _standardized(name, *train, *test, label.num_classes)
+    return _standardized(name, *train, *test)._replace(classes=features["label"].num_classes)
 
 
 def _read(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -106,37 +94,18 @@ def _read(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         rows = builder.as_data_source(split)
     except NotImplementedError:  # a format that only TensorFlow reads
-        try:
-            rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
-        except ImportError:
-            raise DataError(
-                f"{builder.data_dir} is in a format that only TensorFlow reads: pip install tensorflow, or prepare it "
-                f"anew with tfds build {builder.name} --file_format=array_record"
-            ) from None
-    first = rows[0]["image"]
-    x, y = np.empty((len(rows), *first.shape), first.dtype), np.empty(len(rows), np.int32)
-    for i in range(len(rows)):
-        row = rows[i]
-        if row["image"].shape != first.shape:
-            raise DataError(f"the images of {builder.name!r} differ in size: {first.shape} and {row['image'].shape}")
-        x[i], y[i] = row["image"], row["label"]
-    return x, y
+        rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
+    pairs = [(row["image"], row["label"]) for row in (rows[i] for i in range(len(rows)))]
+    x, y = zip(*pairs, strict=True)
+    return np.stack(x), np.array(y)
 
 
-def _standardized(
-    name: str,
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
-    classes: int | None = None,
-) -> Data:
+def _standardized(name: str, train_x: Any, train_y: Any, test_x: Any, test_y: Any) -> Data:
     """Checked; each channel of the training images has mean 0 and standard deviation 1."""
     (train_x, train_y), (test_x, test_y) = _checked("train", train_x, train_y), _checked("test", test_x, test_y)
     if train_x.shape[1:] != test_x.shape[1:]:
-        raise DataError(f"training and test images differ in shape: {train_x.shape[1:]} and {test_x.shape[1:]}")
-    if classes is None:
-        classes = int(max(train_y.max(), test_y.max())) + 1
+        _stop(f"training and test images differ in shape: {train_x.shape[1:]} and {test_x.shape[1:]}")
+    classes = int(max(train_y.max(), test_y.max())) + 1
     axes: Any = (0, 1, 2)
     mean, std = train_x.mean(axes, dtype=np.float64), train_x.std(axes, dtype=np.float64)
     std = np.where(std > 0, std, 1)  # a channel that is constant
@@ -147,20 +116,22 @@ def _checked(part: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nd
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or not len(x):
-        raise DataError(f"x_{part} must have shape (images, height, width[, channels]), got {x.shape}")
+        _stop(f"x_{part} must have shape (images, height, width[, channels]), got {x.shape}")
     if x.dtype != np.uint8:
         if x.dtype.kind not in "fiu" or not (np.abs(x) <= np.finfo(np.float32).max).all():
-            raise DataError(f"x_{part} must hold finite numbers, as float32, got dtype {x.dtype}")
+            _stop(f"x_{part} must hold finite numbers, as float32, got dtype {x.dtype}")
         x = x.astype(np.float32)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0:
-        raise DataError(
-            f"y_{part} must hold a class, a whole number from 0, for each of the {len(x)} images, got shape {y.shape} "
-            f"and dtype {y.dtype}"
-        )
+        got = f"got shape {y.shape} and dtype {y.dtype}"
+        _stop(f"y_{part} must hold a class, a whole number from 0, for each of the {len(x)} images, {got}")
     return x, y.astype(np.int32)
 
 
-def _first_line(error: Exception) -> str:
+def _stop(message: str) -> NoReturn:
+    sys.exit(f"error: {message}")
+
+
+def _line(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {str(error).strip()}".splitlines()[0], 200)

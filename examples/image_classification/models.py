@@ -1,4 +1,4 @@
-"""The models of the literature. Each takes images, flat or not, and has a depth, a width and a dtype to compute in."""
+"""The models of the literature. Each takes images, flat or not, and has a depth and a width."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,13 @@ class Dense(nn.Module):
     hidden_layers: int
     width: int
     classes: int = 10
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
         x = x.reshape(len(x), -1)
         for _ in range(self.hidden_layers):
-            x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
-        return nn.Dense(self.classes, dtype=self.dtype)(x)
+            x = nn.relu(nn.Dense(self.width)(x))
+        return nn.Dense(self.classes)(x)
 
 
 class ConvDense(nn.Module):
@@ -30,14 +29,13 @@ class ConvDense(nn.Module):
     hidden_layers: int
     width: int
     classes: int = 10
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
-        x = _max_pool(nn.relu(nn.Conv(32, (4, 4), dtype=self.dtype)(x))).reshape(len(x), -1)
+        x = _max_pool(nn.relu(nn.Conv(32, (4, 4))(x))).reshape(len(x), -1)
         for _ in range(self.hidden_layers):
-            x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x))
-        return nn.Dense(self.classes, dtype=self.dtype)(x)
+            x = nn.relu(nn.Dense(self.width)(x))
+        return nn.Dense(self.classes)(x)
 
 
 class Highway(nn.Module):
@@ -50,16 +48,15 @@ class Highway(nn.Module):
     width: int
     classes: int = 10
     gate_bias: float = -3.0
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
-        x = nn.relu(nn.Dense(self.width, dtype=self.dtype)(x.reshape(len(x), -1)))
+        x = nn.relu(nn.Dense(self.width)(x.reshape(len(x), -1)))
         bias_init = nn.initializers.constant(self.gate_bias)
         for _ in range(self.hidden_layers):
-            gate = nn.sigmoid(nn.Dense(self.width, bias_init=bias_init, dtype=self.dtype)(x))
-            x = gate * nn.relu(nn.Dense(self.width, dtype=self.dtype)(x)) + (1 - gate) * x
-        return nn.Dense(self.classes, dtype=self.dtype)(x)
+            gate = nn.sigmoid(nn.Dense(self.width, bias_init=bias_init)(x))
+            x = gate * nn.relu(nn.Dense(self.width)(x)) + (1 - gate) * x
+        return nn.Dense(self.classes)(x)
 
 
 class ResNet(nn.Module):
@@ -71,13 +68,12 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...] = (3, 3, 3)
     filters: int = 16
     classes: int = 10
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
         def conv(x, filters, size=3, stride=1):
-            x = nn.Conv(filters, (size, size), stride, use_bias=False, dtype=self.dtype)(x)
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+            x = nn.Conv(filters, (size, size), stride, use_bias=False)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
 
         x = nn.relu(conv(x, self.filters))
         for stage, blocks in enumerate(self.blocks):
@@ -88,7 +84,7 @@ class ResNet(nn.Module):
                 if x.shape != y.shape:
                     x = conv(x, filters, size=1, stride=stride)
                 x = nn.relu(x + y)
-        return nn.Dense(self.classes, dtype=self.dtype)(x.mean(axis=(1, 2)))
+        return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
 class VGG(nn.Module):
@@ -100,16 +96,15 @@ class VGG(nn.Module):
     convolutions: tuple[int, ...] = (2, 2, 2)
     filters: int = 32
     classes: int = 10
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
         for stage, convolutions in enumerate(self.convolutions):
             for _ in range(convolutions):
-                x = nn.relu(nn.Conv(self.filters * 2**stage, (3, 3), dtype=self.dtype)(x))
+                x = nn.relu(nn.Conv(self.filters * 2**stage, (3, 3))(x))
             x = _max_pool(x)
-        x = nn.relu(nn.Dense(128, dtype=self.dtype)(x.reshape(len(x), -1)))
-        return nn.Dense(self.classes, dtype=self.dtype)(x)
+        x = nn.relu(nn.Dense(128)(x.reshape(len(x), -1)))
+        return nn.Dense(self.classes)(x)
 
 
 class DenseNet(nn.Module):
@@ -121,15 +116,14 @@ class DenseNet(nn.Module):
     layers: tuple[int, ...] = (6, 6, 6)
     growth: int = 5
     classes: int = 10
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool = True):
         def norm(x):
-            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x))
+            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
 
         def conv(x, filters, size=3):
-            return nn.Conv(filters, (size, size), use_bias=False, dtype=self.dtype)(x)
+            return nn.Conv(filters, (size, size), use_bias=False)(x)
 
         x = conv(x, 2 * self.growth)
         for block, layers in enumerate(self.layers):
@@ -137,7 +131,7 @@ class DenseNet(nn.Module):
                 x = nn.avg_pool(conv(norm(x), x.shape[-1], size=1), (2, 2), (2, 2))
             for _ in range(layers):
                 x = jnp.concatenate([x, conv(norm(x), self.growth)], axis=-1)
-        return nn.Dense(self.classes, dtype=self.dtype)(norm(x).mean(axis=(1, 2)))
+        return nn.Dense(self.classes)(norm(x).mean(axis=(1, 2)))
 
 
 def _max_pool(x):
@@ -148,14 +142,14 @@ def _max_pool(x):
     return functools.reduce(jnp.maximum, [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
 
-# From depth, width, number of classes and dtype to the model.
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "dense": lambda depth, width, classes, dtype: Dense(depth, width, classes, dtype),
-    "conv-dense": lambda depth, width, classes, dtype: ConvDense(depth, width, classes, dtype),
-    "highway": lambda depth, width, classes, dtype: Highway(depth, width, classes, dtype=dtype),
-    "resnet": lambda depth, width, classes, dtype: ResNet((depth,) * 3, width, classes, dtype),
-    "vgg": lambda depth, width, classes, dtype: VGG((depth,) * 3, width, classes, dtype),
-    "densenet": lambda depth, width, classes, dtype: DenseNet((depth,) * 3, width, classes, dtype),
+# From depth, width and number of classes.
+MODELS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "dense": Dense,
+    "conv-dense": ConvDense,
+    "highway": Highway,
+    "resnet": lambda depth, width, classes: ResNet((depth,) * 3, width, classes),
+    "vgg": lambda depth, width, classes: VGG((depth,) * 3, width, classes),
+    "densenet": lambda depth, width, classes: DenseNet((depth,) * 3, width, classes),
 }
 # What --depths counts in each, in the singular.
 DEPTH_IS = {
@@ -166,4 +160,5 @@ DEPTH_IS = {
     "vgg": "convolution per stage",
     "densenet": "layer per block",
 }
+WIDTHS = {"resnet": 16, "vgg": 32, "densenet": 5}  # if none is given; 64 for the others
 CONVOLUTIONAL = ("conv-dense", "resnet", "vgg", "densenet")

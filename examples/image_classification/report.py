@@ -11,7 +11,7 @@ import scipy.stats
 
 from examples.image_classification import methods
 from examples.image_classification.data import Data
-from examples.image_classification.methods import FAMILIES, INTEGRATORS, Method
+from examples.image_classification.methods import Method
 from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.sweep import Run
 from examples.image_classification.train import Task
@@ -73,41 +73,37 @@ def trained_above(classes: int) -> float:
 
 
 def settings(tasks: Sequence[Task], seeds: int) -> dict[str, Any]:
-    """What the tables show: every task with each of the seeds."""
-    names = labels(tasks)
-    of_tasks = {f"{layers(task)}, {names[task.method]}": asdict(task) for task in tasks}
-    return of_tasks | {f"seed {seed}": True for seed in range(seeds)}
+    """What the tables show: every depth and method, with each of the seeds."""
+    common = {key: value for key, value in asdict(tasks[0]).items() if key not in ("depth", "method")}
+    shown = [*(layers(task) for task in tasks), *(str(task.method) for task in tasks)]
+    return common | dict.fromkeys([*shown, *(f"seed {seed}" for seed in range(seeds))], True)
 
 
 def caption(tasks: Sequence[Task], seeds: int, data: Data) -> str:
-    task = tasks[0]
+    task, names = tasks[0], labels(tasks)
     steps = len(data.train_x) // task.batch_size
     parts = [
         f"{data.name}, {len(data.train_x)} training and {len(data.test_x)} test images"
         + (", augmented" if task.augment else ""),
-        f"{task.model}, width {task.width}" + ("" if task.dtype == "float32" else f", {task.dtype}"),
+        f"{task.model}, width {task.width}",
         f"{counted(seeds, 'seed')}, {counted(task.epochs, 'epoch')} of {counted(steps, 'batch')} of {task.batch_size}",
-        *filter(None, (_setting(key, labels(tasks)) for key in methods.SETTINGS if key != "layers")),
+        *filter(None, (_setting(key, names) for key in methods.SETTINGS if key != "layers")),
     ]
     return "; ".join(parts) + "."
 
 
 def _setting(key: str, names: dict[Method, str]) -> str:
-    """The value of most methods, and the others with their names; not of those whose names have it."""
-    values = {method: getattr(method, key) for method in names}
-    if key == "eps":  # which all but SGD and the integrators have
-        values = {m: v for m, v in values.items() if m.family not in ("sgd", "integrators")}
-    elif key == "max_noise" and any(v is not None for v in values.values()):
-        values = {m: v for m, v in values.items() if m.is_langevin}
-    else:
-        values = {m: v for m, v in values.items() if v is not None}
-    name = key.replace("_", " ")
-    values = {m: v for m, v in values.items() if f", {name} {methods.shown(key, v)}" not in names[m]}
-    if not values:
+    """The value of most methods that have it, and the others with their names; not of those whose names say it."""
+    values = {m: methods.setting(key, getattr(m, key)) for m in names if key in methods.own(m.name)}
+    if all(getattr(m, key) is None for m in values):
         return ""
-    (most, _), *others = Counter(values.values()).most_common()
-    named = [f"{methods.shown(key, v)} ({' and '.join(names[m] for m in values if values[m] == v)})" for v, _ in others]
-    return f"{name} " + ", ".join([methods.shown(key, most), *named])
+    values = {m: text for m, text in values.items() if f", {text}" not in names[m]}
+    words = f"{key.replace('_', ' ')} "
+    parts: list[str] = []
+    for text, _ in Counter(values.values()).most_common():
+        whose = f" ({' and '.join(names[m] for m in values if values[m] == text)})" if parts else ""
+        parts.append(text.removeprefix(words) + whose)
+    return words + ", ".join(parts) if parts else ""
 
 
 def printed(results: Sequence[Result]) -> str:
@@ -130,23 +126,19 @@ def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output
 
 def _parts(results: Sequence[Result]) -> list[Any]:
     """Tables, as rows of cells with the heading first, and sentences."""
-    seeds, classes = len(results[0].runs), results[0].classes
     parts: list[Any] = [
         _matrix(results, {(r.label, r.depth): r.cell for r in results}),
         "Final test accuracy: median (worst to best) over the seeds, and how many of them trained. Trained: a final "
-        f"test accuracy above {trained_above(classes):g}, and a training loss that stayed finite.",
+        f"test accuracy above {trained_above(results[0].classes):g}, and a training loss that stayed finite.",
     ]
     compared = {(r.label, r.depth): _difference(r, plain) for r in results if (plain := _plain(results, r)) is not None}
     if compared:
-        several = ", the better one of several," if _several(results) else ""
-        interval = ", and its 95 % interval by the percentile bootstrap over the seeds" if seeds > 1 else ""
+        interval = ", and its 95 % interval by the percentile bootstrap over the seeds" * (len(results[0].runs) > 1)
         parts += [
             _matrix([r for r in results if any(r.label == label for label, _ in compared)], compared),
-            f"Final test accuracy minus that of the plain optimiser{several} seed by seed: the mean{interval}.",
+            f"Final test accuracy minus that of the best plain optimiser there, seed by seed: the mean{interval}.",
         ]
-    deepest = [r for r in results if r.depth == max(r.depth for r in results)]
-    counts = ", ".join(f"{r.label} {r.trained.sum()}" for r in deepest)
-    return [*parts, f"Trained with {layers(deepest[0].task)}, of {counted(seeds, 'seed')}: {counts}."]
+    return parts
 
 
 def _matrix(results: Sequence[Result], cells: dict[tuple[str, int], str]) -> list[list[str]]:
@@ -163,11 +155,6 @@ def _plain(results: Sequence[Result], result: Result) -> Result | None:
         return None
     found = [r for r in results if r.task.method.name == result.family and r.depth == result.depth]
     return max(found, key=lambda r: r.final.mean(), default=None)
-
-
-def _several(results: Sequence[Result]) -> bool:
-    plain = Counter((r.family, r.depth) for r in results if r.task.method.name == r.family)
-    return max(plain.values(), default=0) > 1
 
 
 def _difference(result: Result, plain: Result) -> str:
@@ -224,7 +211,3 @@ def _runs(r: Result) -> list[tuple[Any, ...]]:
 def _figure(accuracy: float) -> str:
     """Empty for what a single seed does not have."""
     return "" if np.isnan(accuracy) else f"{accuracy:.6f}"
-
-
-def family_name(family: str) -> str:
-    return FAMILIES.get(family) or ", ".join(INTEGRATORS.values())

@@ -4,22 +4,22 @@ import functools
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import langevin_optax as lgv
-from examples.image_classification import train
+from examples.image_classification import models, train
 from examples.image_classification.data import Data
 from examples.image_classification.train import Task
-from examples.storage import StorageError, write_whole
+from examples.storage import write_whole
 
 
 class Run(NamedTuple):
@@ -33,11 +33,11 @@ class Run(NamedTuple):
 
 @dataclass
 class Sweep:
-    """``on_epoch`` is told of every epoch, by one thread at a time."""
+    """``on_epoch`` is told of every epoch; ``seeds_at_once`` train in one program (None: all, or 1 of convolutions)."""
 
     data: Data
     folder: Path
-    seeds_at_once: Callable[[Task], int]
+    seeds_at_once: int | None = None
     on_epoch: Callable[[Task, Sequence[int]], None] = lambda task, seeds: None
 
     def missing(self, task: Task, seeds: Sequence[int]) -> list[int]:
@@ -48,51 +48,43 @@ class Sweep:
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             accuracy, loss = (np.array(run[name], float) for name in ("accuracy", "loss"))  # None: nan
-            if accuracy.shape != (task.epochs,) or loss.shape != (task.epochs,) or run["seed"] != seed:
-                raise ValueError
-            return Run(seed, accuracy, loss, float(run["noisy_share"]))
+            if accuracy.shape == loss.shape == (task.epochs,) and run["seed"] == seed:
+                return Run(seed, accuracy, loss, float(run["noisy_share"]))
         except (OSError, ValueError, KeyError, TypeError):
-            raise StorageError(f"{path} is not the result of a run; remove it, and it is run again") from None
+            pass
+        sys.exit(f"error: {path} is not the result of a run; remove it, and it is run again")
 
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """All that have no file yet."""
         self.folder.mkdir(exist_ok=True)
-        free: SimpleQueue[Any] = SimpleQueue()
         devices = jax.local_devices()
+        free: SimpleQueue[Any] = SimpleQueue()
         for device in devices:
             free.put(device)
-        stop, lock = Event(), Lock()
 
         def on_a_free_device(task: Task) -> None:
             device = free.get()
-            try:
-                with jax.default_device(device):
-                    self._task(task, self.missing(task, seeds), stop, lock)
-            except BaseException:
-                stop.set()  # the others end with the epoch that they are in
-                raise
-            finally:
-                free.put(device)
+            with jax.default_device(device):
+                self._task(task, self.missing(task, seeds))
+            free.put(device)
 
-        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-            futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
-        for future in futures:
-            future.result()
+        pool = ThreadPoolExecutor(max_workers=len(devices))
+        try:
+            for _ in pool.map(on_a_free_device, [task for task in tasks if self.missing(task, seeds)]):
+                pass
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _task(self, task: Task, seeds: Sequence[int], stop: Event, lock: Any) -> None:
-        if stop.is_set():
-            return
-        training, at_once = train.prepare(task, self.data), self.seeds_at_once(task)
+    def _task(self, task: Task, seeds: Sequence[int]) -> None:
+        training = train.prepare(task, self.data)
+        at_once = self.seeds_at_once or (1 if task.model in models.CONVOLUTIONAL else len(seeds))
         images = jax.device_put(training.images)
         for first in range(0, len(seeds), at_once):
             group = seeds[first : first + at_once]
             state, curves = training.start(group), np.empty((2, task.epochs, len(group)))
             for number in range(task.epochs):
                 state, curves[:, number] = training.epoch(state, np.int32(number), images)
-                with lock:
-                    self.on_epoch(task, group)
-                if stop.is_set():
-                    return
+                self.on_epoch(task, group)
             for i, seed in enumerate(group):
                 accuracy, loss = curves[:, :, i]
                 self._write(task, Run(seed, accuracy, loss, training.noisy_share))

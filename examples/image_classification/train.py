@@ -23,7 +23,6 @@ class Task:
     model: str
     depth: int
     width: int
-    dtype: str
     augment: bool
     batch_size: int
     epochs: int
@@ -50,7 +49,7 @@ class Training(NamedTuple):
 
 def prepare(task: Task, data: Data) -> Training:
     """All that is ready before the first step, compiled by its first call."""
-    model = models.MODELS[task.model](task.depth, task.width, data.classes, jnp.dtype(task.dtype))
+    model = models.MODELS[task.model](task.depth, task.width, data.classes)
     example = jnp.zeros((1, *data.train_x.shape[1:]))
     order = lgv.layer_order(model, example)
     steps = steps_per_epoch(task, data)
@@ -83,7 +82,7 @@ def _epoch(task: Task, model: Any, tx: optax.GradientTransformationExtraArgs, da
     def loss_fn(params, batch_stats, x, y):
         variables = {"params": params, "batch_stats": batch_stats}
         logits, new = model.apply(variables, x, mutable=["batch_stats"])
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y).mean()
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         return loss, new.get("batch_stats", batch_stats)
 
     def step(state, batch, key, images):

@@ -35,7 +35,7 @@ def evaluate(equation: Any, values: Any) -> Any:
 kfac_jax.tag_graph_matcher.eval_jaxpr_eqn = evaluate
 
 
-@interrupts.in_one_line()
+@interrupts.ending()
 def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     """The test loss and accuracy of each optimiser."""
     parser = argparse.ArgumentParser(prog="python -m examples.kfac", description=__doc__)

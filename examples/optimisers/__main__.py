@@ -2,19 +2,17 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from examples import interrupts
+from examples import interrupts, storage
 from examples.optimisers import pictures, train
 from examples.optimisers.methods import METHODS, Method
 from examples.optimisers.train import Result, initial, run
 from examples.presentation import Bar, as_markdown, as_text, rounded
-from examples.storage import StorageError, alone
 
 HEADING = (
     *("Optimiser", "P", "Update", "Quadratic: γ", "L plain", "L Langevin", "Var. along", "Var. across"),
@@ -23,13 +21,10 @@ HEADING = (
 TRAINED = 0.1
 
 
+@interrupts.ending("nothing is written")
 def main(argv: Sequence[str] | None = None) -> None:
     output = _parse(argv)
-    try:
-        with alone(output), interrupts.ending("nothing is written"):
-            results = _run()
-    except StorageError as error:
-        sys.exit(f"error: {error}")
+    results = _run()
     rows = [HEADING, *map(_row, results)]
     print("", as_text(rows), sep="\n")
     (output / "results.md").write_text(f"{as_markdown(rows)}\n\n![optimisers](optimisers.png)\n", encoding="utf-8")
@@ -83,16 +78,12 @@ def _parse(argv: Sequence[str] | None) -> Path:
     )
     parser.add_argument(
         "--output",
-        type=Path,
-        default=Path("results/optimisers"),
+        type=storage.folder,
+        default="results/optimisers",
         metavar="DIR",
         help="where files go (default: results/optimisers)",
     )
     output: Path = parser.parse_args(argv).output
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"argument --output: cannot make the folder {str(output)!r}: {error.strerror}")
     return output
 
 

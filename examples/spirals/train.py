@@ -1,26 +1,55 @@
 """The training of many networks at once: all seeds and all settings of a method, in one compiled program."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import langevin_optax as lgv
-from examples.spirals import data
-from examples.spirals.model import Perceptron
 
+SCALE = 2.0  # of the points in the plane; a of the formula, as in the authors' notebook
 TEST_POINTS = 1000
 AVERAGED_STEPS = 10  # of which a picture shows the mean classifier
 _SYMBOLS = {"tau": "τ", "sigma": "σ"}
 
 
-@dataclass(frozen=True)
-class Task:
+def spirals(t, sign, turns):
+    """The paper's: two arms, ±a t (cos 2bπt, sin 2bπt)."""
+    angle = 2 * turns * jnp.pi * t
+    return sign * (SCALE * t * jnp.stack([jnp.cos(angle), jnp.sin(angle)]))
+
+
+def waves(t, sign, turns):
+    """Our own: two of b periods, one on top of the other, (a (2t − 1), sin 2bπt ± 1/2)."""
+    return jnp.stack([SCALE * (2 * t - 1), jnp.sin(2 * turns * jnp.pi * t) + sign / 2])
+
+
+class Perceptron(nn.Module):
+    """One hidden ReLU layer; returns the logit of class 1. Weights start uniform on ±1/√fan-in, or normal."""
+
+    nodes: int
+    init_sd: float | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        return self._dense(1, nn.relu(self._dense(self.nodes, x)))[..., 0]
+
+    def _dense(self, features, x):
+        def init(key, shape, dtype=jnp.float32):
+            if self.init_sd is not None:
+                return self.init_sd * jax.random.normal(key, shape, dtype)
+            return jax.random.uniform(key, shape, dtype, -1 / math.sqrt(x.shape[-1]), 1 / math.sqrt(x.shape[-1]))
+
+        return nn.Dense(features, kernel_init=init, bias_init=init)(x)
+
+
+class Task(NamedTuple):
     """What is learned, by which network, for how long."""
 
     turns: float
@@ -29,17 +58,17 @@ class Task:
     batch_size: int = 25
     points: int = 500
     init_sd: float | None = None  # None: uniform on ±1/√fan-in, PyTorch's default
-    shape: str = "spirals"
+    shape: Callable[..., jax.Array] = spirals
     power: float = 0.5
     noise: float = 0.02
     records: int = 50  # of the test accuracy, evenly over the steps
 
     @property
     def title(self) -> str:
-        what = f"{self.turns:g}-turn spirals" if self.shape == "spirals" else f"waves of {self.turns:g} periods"
+        what = f"{self.turns:g}-turn spirals" if self.shape is spirals else f"waves of {self.turns:g} periods"
         extra = f", p = {self.power:g}" * (self.power != 0.5) + f", c = {self.noise:g}" * (self.noise != 0.02)
         share = self.batch_size / self.points
-        extra += f", {share:.0%} batches".replace("%", " %") * (share != 0.05)
+        extra += f", {100 * share:.0f} % batches" * (share != 0.05)
         return f"{what}, {self.nodes} nodes{extra}{self.start}"
 
     @property
@@ -57,7 +86,6 @@ class Method(NamedTuple):
     name: str
     make: Callable[..., optax.GradientTransformation]
     settings: Sequence[Mapping[str, float]] = ({},)
-    published: float | None = None  # final test accuracy
 
     def label(self, setting: Mapping[str, float]) -> str:
         varied = setting.items() if len(self.settings) > 1 else ()
@@ -79,22 +107,36 @@ class Result(NamedTuple):
         return self.accuracy[:, :, -1]
 
 
+class Data(NamedTuple):
+    train_x: Any  # (n, 2), float32
+    train_y: Any  # (n,), 0.0 or 1.0
+    test_x: Any
+    test_y: Any
+
+
 class Given(NamedTuple):
     """What a seed starts from, whatever the method; the seeds are in front."""
 
     params: Any
-    points: data.Data
+    points: Data
     batch_key: jax.Array
     noise_key: jax.Array
+
+
+def draw(task: Task, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """n points, as many of each class, and their classes: t uniform on (0, 1) to the power p, blurred by c N(0, 1)."""
+    t_key, blur_key = jax.random.split(key)
+    sign = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
+    x = task.shape(jax.random.uniform(t_key, (n,)) ** task.power, sign, task.turns).T
+    return x + task.noise * jax.random.normal(blur_key, (n, 2)), (sign + 1) / 2
 
 
 @functools.cache
 def prepare(task: Task, seeds: int) -> Given:
     def one(seed):
         data_key, init_key, batch_key, noise_key = jax.random.split(jax.random.key(seed), 4)
-        draw, law = data.SHAPES[task.shape], (task.turns, task.power, task.noise)
         train_key, test_key = jax.random.split(data_key)
-        points = data.Data(*draw(train_key, task.points, *law), *draw(test_key, TEST_POINTS, *law))
+        points = Data(*draw(task, train_key, task.points), *draw(task, test_key, TEST_POINTS))
         return Given(task.model.init(init_key, points.train_x[:1]), points, batch_key, noise_key)
 
     return jax.jit(jax.vmap(one))(jnp.arange(seeds))

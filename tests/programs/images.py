@@ -18,7 +18,7 @@ SMALL = DIGITS._replace(
     test_x=DIGITS.test_x[:128],
     test_y=DIGITS.test_y[:128],
 )
-DEFAULTS = dict(data="small", data_checksum=SMALL.checksum, model="dense", depth=2, width=64, dtype="float32")
+DEFAULTS = dict(data="small", data_checksum=SMALL.checksum, model="dense", depth=2, width=64)
 DEFAULTS |= dict(augment=False, batch_size=128, epochs=2)
 
 

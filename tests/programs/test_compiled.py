@@ -90,7 +90,6 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         compiled.devices("gpu")
     with pytest.raises(SystemExit, match=r"error: --compiled gpu needs the CUDA toolkit"):
         main(["--compiled", "gpu", "--output", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit):
         main(["--compiled", "gpu", "--seconds", "1"])
 

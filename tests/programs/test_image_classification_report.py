@@ -59,7 +59,7 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path):
 
 def test_differences_are_from_the_strongest_plain_optimiser(tmp_path):
     """Of the same family, at each depth."""
-    texts = ["adam:eps=1e-8", "adam:eps=1e-6", "l-adam", "ll-adam", "sgd", "sgld", "baoab", "ll-yogi"]
+    texts = ["adam:eps=1e-8", "adam:eps=1e-6", "l-adam", "ll-adam", "sgd", "l-sgd", "baoab", "ll-yogi"]
     found = made([[0.5], [0.6]], [[2.0], [2.0]], texts, (1, 40))
     final = {"Adam, eps 1e-8": (0.7, 0.1), "Adam, eps 1e-6": (0.6, 0.3), "L-Adam": (0.8, 0.8), "SGD": (0.9, 0.9)}
     for r in found:
@@ -69,13 +69,12 @@ def test_differences_are_from_the_strongest_plain_optimiser(tmp_path):
     minus = {(r["method"], int(r["depth"])): r["minus"] for r in tables["summary.csv"] if r["minus"]}
     adams = {1: "Adam, eps 1e-8", 40: "Adam, eps 1e-6"}
     langevin = {(name, depth): adams[depth] for name in ("L-Adam", "LL-Adam 30 %") for depth in adams}
-    assert minus == langevin | {("SGLD", depth): "SGD" for depth in adams}
+    assert minus == langevin | {("L-SGD", depth): "SGD" for depth in adams}
     assert "| L-Adam | +.110 [+.100, +.120] | +.510 [+.500, +.520] |" in text
     assert "| LL-Adam 30 % | −.200 [−.200, −.200] | +.200 [+.200, +.200] |" in text
     (row,) = [r for r in tables["summary.csv"] if (r["method"], r["depth"]) == ("L-Adam", "40")]
     assert [row[k] for k in ("difference", "low", "high")] == ["0.510000", "0.500000", "0.520000"]
-    several = "that of the plain optimiser, the better one of several, seed by seed: the mean, and its 95 % interval"
-    assert several in text and several not in written(found[1:8] + found[9:], tmp_path)[0]
+    assert "that of the best plain optimiser there, seed by seed: the mean, and its 95 % interval" in text
     assert "minus" not in report.printed([r for r in found if r.family in ("integrators", "yogi")])
 
 
@@ -88,15 +87,15 @@ def test_the_caption_has_every_setting_and_who_differs():
         f"{start}; dense, width 64; 2 seeds, 2 epochs of 2 batches of 128; learning rate 0.1; "
         "learning rate schedule constant."
     )
-    text = caption("adam:eps=1e-8", "l-adam:max_noise=0.03", "ll-adam", "ll-adadelta", dtype="bfloat16", augment=True)
+    text = caption("adam:eps=1e-8", "l-adam:max_noise=0.03", "ll-adam", "ll-adadelta", augment=True)
     assert text == (
-        f"{start}, augmented; dense, width 64, bfloat16; 2 seeds, 2 epochs of 2 batches of 128; "
+        f"{start}, augmented; dense, width 64; 2 seeds, 2 epochs of 2 batches of 128; "
         "learning rate 0.001, 0.1 (LL-Adadelta 30 %); learning rate schedule constant; "
         "eps default, 1e-8 (Adam); sigma 0.001, 0.05 (LL-Adadelta 30 %); sigma schedule linear; noisy steps 0.6; "
         "max noise none, 0.03 (L-Adam)."
     )
-    assert caption("adlala", "overdamped:temperature=1").endswith(
-        "temperature 0.0001, 1 (Overdamped); friction 1; thermostat sigma 0.01; coupling 0.1."
+    assert caption("adlala", "lol:temperature=1").endswith(
+        "temperature 0.0001, 1 (LOL); friction 1; thermostat sigma 0.01; coupling 0.1."
     )
 
 
@@ -105,16 +104,14 @@ def test_of_a_single_seed_and_epoch_nothing_is_averaged(tmp_path):
     found = made([[0.9]], [[1.0]], FOUR, (1, 40), epochs=1)
     text, tables = written(found, tmp_path)
     text += report.printed(found)
-    assert (
-        "1 seed, 1 epoch of 2 batches of 128" in text and "of 1 seed: Adam 1, L-Adam 1, LL-Adam 30 % 1, SGD 0." in text
-    )
+    assert "1 seed, 1 epoch of 2 batches of 128" in text
     assert not re.search(r"±|nan|\b1 (seed|epoch|batche|layer)s|[Bb]ootstrap|\[", text)
     assert {r["final_sd"] for r in tables["summary.csv"]} == {""}
     assert {(r["difference"], r["low"], r["high"]) for r in tables["summary.csv"] if r["minus"]} == {
         ("0.000000", "", "")
     }
     several = report.printed(made([[0.9]] * 3, [[1.0]] * 3, FOUR))
-    assert "bootstrap" in several and "of 3 seeds" in several
+    assert "bootstrap" in several
 
 
 def marks(axis):
@@ -131,25 +128,16 @@ def test_one_epoch_makes_marks_and_not_empty_axes(seeds, tmp_path, monkeypatch):
         for run in r.runs:
             run.accuracy[:] = 0.1 * run.seed + 0.1
     pictures.write(found, "note", tmp_path)
-    for figure, value in zip(drawn[:2], ("accuracy", "loss"), strict=True):
-        for axis, names in zip(figure.axes, (("Adam", "LL-Adam 30 %"), ("SGD",)), strict=True):
-            marked = {
-                (x, y)
-                for line in axis.lines
-                if line.get_marker() != "None"
-                for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
-                if np.isfinite(y)
-            }
-            runs = [run for r in found if r.label in names for run in r.runs]
-            assert {(1, getattr(run, value)[0]) for run in runs if np.isfinite(getattr(run, value)[0])} == marked
-            (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
-            assert all(low < x < high and bottom < y < top for x, y in marked)
+    for axis, names in zip(drawn[0].axes, (("Adam", "LL-Adam 30 %"), ("SGD",)), strict=True):
+        lines = [line for line in axis.lines if line.get_marker() != "None"]
+        marked = {(x, y) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+        assert {(1, run.accuracy[0]) for r in found if r.label in names for run in r.runs} <= marked
+        (low, high), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+        assert all(low < x < high and bottom < y < top for x, y in marked)
     for figure in drawn:
         title = figure.texts[0].get_text()
         assert ("seed 0" in title) == (seeds == 1) and ("each seed" in title) == (seeds > 1)
-    assert [len(marks(axis)) for axis in drawn[2].axes] == [2 * seeds, seeds]
-    never = [[text.get_text() for text in axis.texts] for axis in drawn[1].axes]
-    assert never == [[], ["never finite"]]
+    assert [len(marks(axis)) for axis in drawn[1].axes] == [2 * seeds, seeds]
 
 
 @pytest.mark.parametrize("seeds", [pytest.param(2, marks=pytest.mark.slow), 20])
@@ -196,7 +184,7 @@ def test_a_legend_of_two_rows_is_above_the_axes(tmp_path, monkeypatch):
         (axis,) = figure.axes
         top = max(box.y1 for box in (axis.get_window_extent(), axis.title.get_window_extent()))
         assert legend.get_window_extent().y0 >= top
-    assert [pictures._style(found, r) for r in found] == [0, 1, 2, 3, 4, 5, 6, 7, 0]
+    assert [pictures.STYLES.index(pictures._style(found, r)) for r in found] == [0, 1, 2, 3, 4, 5, 6, 7, 0]
 
 
 def test_trained_is_accurate_at_the_end_and_finite_throughout():
@@ -206,7 +194,6 @@ def test_trained_is_accurate_at_the_end_and_finite_throughout():
     (result,) = report.of_tasks([task(depth=3)], [runs], 10)
     assert result.trained.tolist() == [True, False, False, True]
     assert result.cell == ".705 (.500 to .900) 2/4, 1 diverged"
-    assert report.printed([result]).endswith("Trained with 3 hidden layers, of 4 seeds: Adam 2.")
     assert [report.trained_above(classes) for classes in (2, 10, 100)] == [0.75, 0.5, 0.05]
 
 
@@ -226,10 +213,11 @@ def test_the_paired_difference():
     assert (report.signed(0.0123), report.signed(-0.5), report.signed(-0.0001)) == ("+.012", "−.500", "+.000")
 
 
+@pytest.mark.slow
 def test_four_families_have_a_panel_each(tmp_path, monkeypatch):
     drawn = figures(monkeypatch)
     names = ("adam", "sgd", "rmsprop", "yogi")
     pictures.write(made([[0.1]], [[2.0]], [prefix + n for n in names for prefix in ("", "ll-")]), "note", tmp_path)
-    assert [len(figure.axes) for figure in drawn] == [4, 4, 4]
+    assert [len(figure.axes) for figure in drawn] == [4, 4]
     for axis in (axis for figure in drawn for axis in figure.axes):  # each version has its style in all of them
         assert [line.get_color() for line in axis.get_legend().get_lines()] == ["#0072B2", "#D55E00"]

@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 import langevin_optax as lgv
-from examples import storage
-from examples.image_classification import __main__ as demo
 from examples.image_classification import sweep as sweeps
 from examples.image_classification import train
 from examples.image_classification.sweep import Run, Sweep
 from tests.programs import processes
-from tests.programs.images import SMALL, main, runs, task
+from tests.programs.images import SMALL, runs, task
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "compiled_once")
 
@@ -50,7 +48,7 @@ class Epochs(list):
 
 
 def sweep(folder, epochs=None, at_once=2, tasks=TASKS):
-    made = Sweep(SMALL, folder / "runs", lambda task: at_once, (Epochs() if epochs is None else epochs).epoch)
+    made = Sweep(SMALL, folder / "runs", at_once, (Epochs() if epochs is None else epochs).epoch)
     made.run(tasks, range(2))
     return made
 
@@ -85,6 +83,14 @@ def test_a_seed_does_not_depend_on_the_others(tmp_path, undisturbed):
     together = {run["seed"]: run["loss"] for run in runs(undisturbed) if run["task"]["method"]["name"] == "l-adam"}
     for run in runs(tmp_path):
         np.testing.assert_allclose(run["loss"], together[run["seed"]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("convolutional", "together"), [((), [(0, 1)]), (("dense",), [(0,), (1,)])])
+def test_convolutions_train_one_seed_at_a_time(convolutional, together, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps.models, "CONVOLUTIONAL", convolutional)
+    epochs = Epochs()
+    sweep(tmp_path, epochs, at_once=None, tasks=TASKS[:1])
+    assert epochs == [("l-adam", seeds) for seeds in together for _ in range(4)]
 
 
 def start(folder, *more):
@@ -122,22 +128,8 @@ def test_ctrl_c_of_a_process(tmp_path):
     assert status == 130 and stderr.endswith(said) and not raw(tmp_path)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_elsewhere(monkeypatch, capfd, tmp_path):
-    """While the data is read, say: one line as well."""
-
-    def load(name, folder):
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("it went on")
-
-    monkeypatch.setattr(demo.data, "load", load)
-    with pytest.raises(SystemExit) as stop:
-        demo.main(["--output", str(tmp_path)])
-    assert stop.value.code == 130 and capfd.readouterr().err == "interrupted\n"
-
-
 def test_the_file_of_a_run(tmp_path):
-    store, own, other = Sweep(SMALL, tmp_path, lambda task: 1), task("ll-adam"), task("ll-adam:layers=last:0.3")
+    store, own, other = Sweep(SMALL, tmp_path), task("ll-adam"), task("ll-adam:layers=last:0.3")
     for one, seed in ((own, 0), (own, 1), (other, 0)):
         store._write(one, Run(seed, np.array([0.1, 0.2]), np.array([2.0, np.nan]), 0.5))
     files = list(tmp_path.iterdir())
@@ -153,12 +145,12 @@ def test_the_file_of_a_run(tmp_path):
     for spoilt in (b"", b"[]", whole[:50], renamed, shorter, whole.replace(b"0.1", b'"a"')):
         for path in files:
             path.write_bytes(spoilt)
-        with pytest.raises(storage.StorageError, match=r"\.json is not the result of a run; remove it"):
+        with pytest.raises(SystemExit, match=r"error: .*\.json is not the result of a run; remove it"):
             store.read(own, 0)
 
 
 def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
-    store, own = Sweep(SMALL, tmp_path, lambda task: 1), task()
+    store, own = Sweep(SMALL, tmp_path), task()
     store._write(own, Run(0, np.zeros(2), np.ones(2), 0.0))
     assert not store.missing(own, [0])
     monkeypatch.setattr(jax, "__version__", "0.0")
@@ -181,8 +173,3 @@ def test_the_code_is_all_of_the_package_and_what_trains(changed, tmp_path, monke
     path = folder if folder.suffix else sorted(folder.rglob("*.py"))[-1]
     path.write_text(path.read_text() + "\n# changed\n")
     assert sweeps._code.__wrapped__() != before
-
-
-def test_one_program_a_folder(tmp_path):
-    with storage.alone(tmp_path), pytest.raises(SystemExit, match="another program is writing to"):
-        main("--output", tmp_path)
