@@ -136,5 +136,5 @@ def _classification(name: str, data: Any, widths: Sequence[int], batch: int | No
 
 def _standardised(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By the mean and the standard deviation of the training data; what is constant in these is 0."""
-    sd = train.std(0)
-    return tuple((array - train.mean(0)) / np.where(sd > 0, sd, np.inf) for array in (train, test))
+    mean, sd = train.mean(0), np.where(train.std(0) > 0, train.std(0), np.inf)
+    return (train - mean) / sd, (test - mean) / sd

@@ -87,7 +87,9 @@ def _heat(study: Study, results: Sequence[Result]) -> Drawn:
     image = axis.imshow(means, cmap="viridis", vmin=0.5, aspect="auto")
     for (row, column), mean in np.ndenumerate(means):
         colour = "black" if mean > 0.5 + 0.7 * (means.max() - 0.5) else "white"
-        axis.text(column, row, f"{short(mean)}\n± {short(sds[row, column])}", ha="center", va="center", color=colour)
+        axis.text(
+            column, row, f"{short(mean)}\n± {short(float(sds[row, column]))}", ha="center", va="center", color=colour
+        )
     axis.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
     axis.set_yticks(range(len(rows)), [f"{x:g}" for x in rows])
     axis.set(xlabel="σ of the first layer", ylabel="Temperature of the first layer")
