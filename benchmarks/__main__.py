@@ -94,12 +94,14 @@ def _measure(
     print(f"{report.machine()}\n{report.line(report.HEADING)}", flush=True)
     rows: list[measures.Row] = []
     written: list[Path] = []
+    again = (output / "settings.json").exists()  # then what is there stays until all of it is there anew
     for number, rows_of in enumerate(sections.values(), 1):
         for row in rows_of():
             print(report.line(report.cells(row)), flush=True)
             rows.append(row)
-        storage.keep(output, _settings(list(sections)[:number], settings))
-        written = report.write(rows, command, output)
+        if number == len(sections) or not again:
+            storage.keep(output, _settings(list(sections)[:number], settings))
+            written = report.write(rows, command, output)
     print(*written, sep="\n")
 
 

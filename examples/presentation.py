@@ -1,7 +1,9 @@
 """What the examples share to show what they did: progress, numbers, tables, CSV files, the frame of a picture."""
 
 import csv
+import io
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +13,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from tqdm import tqdm
+
+from examples.storage import write_whole
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -105,9 +109,9 @@ def short(accuracy: float) -> str:
 
 
 def write_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([heading, *rows])
-    return path
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
+    return write_whole(path, text.getvalue())
 
 
 def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, legend_columns: int = 3) -> Path:
@@ -130,6 +134,8 @@ def finish(figure: Any, title: str, note: str, path: Path, legend: bool = True, 
     figure.text(0.1 / width, 0.1 / height, note, fontsize=9, va="bottom", color="0.25")
     below = (0.1 + 0.17 * len(note.splitlines())) / height
     figure.tight_layout(rect=(0, below, 1, 1 - above / height))
-    figure.savefig(path, dpi=130)
+    partial = path.with_suffix(f".partial{path.suffix}")
+    figure.savefig(partial, dpi=130)
+    os.replace(partial, path)
     plt.close(figure)
     return path

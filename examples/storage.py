@@ -26,7 +26,7 @@ def check(output: Path, settings: Mapping[str, Any]) -> None:
         return
     try:
         there = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         sys.exit(f"error: {path} cannot be read; mend or remove it")
     here = json.loads(json.dumps(settings))
     changed = [

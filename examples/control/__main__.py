@@ -18,13 +18,14 @@ from examples.storage import write_whole
 METHODS = ("Adam", "L-Adam", "LL-Adam")
 
 
-@interrupts.ending("nothing is written")
+@interrupts.ending()
 def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(argv)
     settings = {"steps": flags.steps, "seeds": flags.seeds, "updates": flags.updates, "sigma": flags.sigma}
     storage.check(flags.output, settings)
-    _write(flags, _run(flags))
+    risks = _run(flags)
     storage.keep(flags.output, settings)
+    _write(flags, risks)
 
 
 def _run(flags: argparse.Namespace) -> dict[tuple[int, str], np.ndarray]:
@@ -98,7 +99,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--updates", type=values.positive, default=500, metavar="N")
     parser.add_argument("--sigma", type=values.rate, default=1e-3, metavar="X", help="default: 0.001")
     parser.add_argument("--output", type=storage.folder, default="results/control", metavar="DIR")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    flags.steps = sorted(set(flags.steps))
+    return flags
 
 
 if __name__ == "__main__":

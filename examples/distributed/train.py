@@ -29,7 +29,17 @@ from examples.distributed.model import Sizes, Transformer
 from examples.presentation import Bar, counted, rounded
 
 # What may differ when a run goes on; the other flags decide its numbers.
-FREE = {"output", "devices", "tensor", "cluster", "coordinator", "processes", "process", "checkpoint_steps"}
+FREE = {
+    "output",
+    "devices",
+    "tensor",
+    "cluster",
+    "coordinator",
+    "processes",
+    "process",
+    "checkpoint_steps",
+    "log_steps",
+}
 
 
 def optimizer(flags: argparse.Namespace, model: nn.Module) -> optax.GradientTransformation:

@@ -106,6 +106,8 @@ def _standardized(name: str, train_x: Any, train_y: Any, test_x: Any, test_y: An
     if train_x.shape[1:] != test_x.shape[1:]:
         _stop(f"training and test images differ in shape: {train_x.shape[1:]} and {test_x.shape[1:]}")
     classes = int(max(train_y.max(), test_y.max())) + 1
+    if not 2 <= classes <= 100_000:
+        _stop(f"{name} must have from 2 to 100000 classes, counted from 0, got {classes}")
     axes: Any = (0, 1, 2)
     mean, std = train_x.mean(axes, dtype=np.float64), train_x.std(axes, dtype=np.float64)
     std = np.where(std > 0, std, 1)  # a channel that is constant

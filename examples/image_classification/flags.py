@@ -50,7 +50,7 @@ def tasks(flags: argparse.Namespace, data: Data) -> list[Task]:
 
 
 def _preset_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(prog="python -m examples.image_classification", add_help=False)
     help_ = "experiment whose flags are the defaults (default: digits)"
     parser.add_argument("--preset", choices=PRESETS, default="digits", help=help_)
     return parser

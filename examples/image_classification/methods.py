@@ -181,6 +181,8 @@ def parse_settings(text: str) -> dict[str, Any]:
     given = {}
     for part in text.split(","):
         key, separator, value = part.partition("=")
+        if key in given:
+            raise argparse.ArgumentTypeError(f"{key} is given twice")
         if key not in SETTINGS or not separator:
             raise argparse.ArgumentTypeError(f"must be KEY=VALUE,... with keys of {', '.join(SETTINGS)}, got {part!r}")
         try:

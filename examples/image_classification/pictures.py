@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from examples.image_classification import report
+from examples.image_classification.methods import FAMILIES
 from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.report import Result
 from examples.presentation import FONTS, STYLES, finish, plural, short, side_by_side
@@ -42,7 +43,7 @@ def _curves(results: Sequence[Result], note: str, path: Path) -> Path:
             median = np.median(curves, axis=0)
             axis.plot(epochs, median, linestyle=line, color=colour, linewidth=2.4, zorder=3, label=r.label, **marks)
         axis.set(title=report.layers(next(r.task for r in results if r.depth == depth)), xlabel="Epoch", ylim=(0, 1.02))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     title = "Test accuracy" + _of_seeds(results, ": median (bold) and each seed (thin)")
     return _finish(figure, axes, families, "Test accuracy", title, note, path)
 
@@ -87,9 +88,9 @@ def _against_share(results: Sequence[Result], note: str, path: Path) -> Path:
             places = np.array([r.runs[0].noisy_share for r in line]) + slot
             name = f"{report.layers(line[0].task)}, {where}"
             _seeds(axis, places, line, STYLES[i % len(STYLES)], 0.8 * gap / len(lines), 5, name)
-        axis.set(xlabel="Share of the layers with noise, of the first, the last or random ones", ylim=(0, 1.02))
+        axis.set(xlabel="Share of the layers with noise", title=FAMILIES[family], ylim=(0, 1.02))
     title = "Accuracy against the share of layers" + _of_seeds(results, ": median (line) and each seed (mark)")
-    return _finish(figure, axes, families, "Final test accuracy", title, note, path)
+    return _finish(figure, axes, families, "Final test accuracy", title, note, path, columns=3)
 
 
 def _where(r: Result) -> str:
@@ -123,14 +124,23 @@ def _grid(panels: int, columns: int, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish(figure: Any, axes: Any, families: Sequence[str], measure: str, title: str, note: str, path: Path) -> Path:
+def _finish(
+    figure: Any,
+    axes: Any,
+    families: Sequence[str],
+    measure: str,
+    title: str,
+    note: str,
+    path: Path,
+    columns: int = 4,
+) -> Path:
     for axis in figure.axes:
         axis.grid(alpha=0.3, axis="y" if "depth" in path.name else "both")
         if len(families) > 1:
             axis.legend(fontsize=9, loc="best")
     for axis in axes[:, 0]:
         axis.set_ylabel(measure)
-    return finish(figure, title, note, path, legend=len(families) == 1, legend_columns=4)
+    return finish(figure, title, note, path, legend=len(families) == 1, legend_columns=columns)
 
 
 def _of_seeds(results: Sequence[Result], several: str) -> str:

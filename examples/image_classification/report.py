@@ -16,6 +16,7 @@ from examples.image_classification.models import DEPTH_IS
 from examples.image_classification.sweep import Run
 from examples.image_classification.train import Task
 from examples.presentation import as_markdown, as_text, counted, short, write_csv
+from examples.storage import write_whole
 
 
 @dataclass
@@ -114,8 +115,8 @@ def write(results: Sequence[Result], note: str, pictures: Sequence[Path], output
     """Write the tables to ``output``; returns the files."""
     parts = [part if isinstance(part, str) else as_markdown(part) for part in _parts(results)]
     links = [f"![{picture.stem.replace('_', ' ').capitalize()}]({picture.name})" for picture in pictures]
-    page = output / "results.md"
-    page.write_text("\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n", encoding="utf-8")
+    text = "\n\n".join(["# Results", f"Settings: {note}", *parts, *links]) + "\n"
+    page = write_whole(output / "results.md", text)
     rows = [row for result in results for row in _runs(result)]
     return [
         page,

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -57,25 +58,30 @@ class Sweep:
     def run(self, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
         """All that have no file yet."""
         self.folder.mkdir(exist_ok=True)
-        devices = jax.local_devices()
+        devices, stop = jax.local_devices(), Event()
         free: SimpleQueue[Any] = SimpleQueue()
         for device in devices:
             free.put(device)
 
         def on_a_free_device(task: Task) -> None:
             device = free.get()
-            with jax.default_device(device):
-                self._task(task, self.missing(task, seeds))
-            free.put(device)
+            try:
+                with jax.default_device(device):
+                    self._task(task, self.missing(task, seeds), stop)
+            except BaseException:
+                stop.set()  # the others end with the epoch that they are in
+                raise
+            finally:
+                free.put(device)
 
-        pool = ThreadPoolExecutor(max_workers=len(devices))
-        try:
-            for _ in pool.map(on_a_free_device, [task for task in tasks if self.missing(task, seeds)]):
-                pass
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+            futures = [pool.submit(on_a_free_device, task) for task in tasks if self.missing(task, seeds)]
+        for future in futures:
+            future.result()
 
-    def _task(self, task: Task, seeds: Sequence[int]) -> None:
+    def _task(self, task: Task, seeds: Sequence[int], stop: Event) -> None:
+        if stop.is_set():
+            return
         training = train.prepare(task, self.data)
         at_once = self.seeds_at_once or (1 if task.model in models.CONVOLUTIONAL else len(seeds))
         images = jax.device_put(training.images)
@@ -85,6 +91,8 @@ class Sweep:
             for number in range(task.epochs):
                 state, curves[:, number] = training.epoch(state, np.int32(number), images)
                 self.on_epoch(task, group)
+                if stop.is_set():
+                    return
             for i, seed in enumerate(group):
                 accuracy, loss = curves[:, :, i]
                 self._write(task, Run(seed, accuracy, loss, training.noisy_share))
@@ -104,8 +112,9 @@ class Sweep:
 
 def _identity(task: Task, seed: int) -> dict[str, Any]:
     """All that a run depends on; a result of other code, or of another kind of device, is never taken for this one."""
-    device = jax.devices()[0].device_kind
-    return {"task": asdict(task), "seed": seed, "code": _code(), "jax": jax.__version__, "device": device}
+    machine = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # of products
+    return {"task": asdict(task), "seed": seed, "code": _code(), "precision": precision} | machine
 
 
 @functools.cache

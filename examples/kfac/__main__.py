@@ -14,7 +14,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import langevin_optax as lgv
-from examples import interrupts
+from examples import interrupts, values
 
 try:
     import kfac_jax
@@ -39,10 +39,10 @@ kfac_jax.tag_graph_matcher.eval_jaxpr_eqn = evaluate
 def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float]]:
     """The test loss and accuracy of each optimiser."""
     parser = argparse.ArgumentParser(prog="python -m examples.kfac", description=__doc__)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--sigma", type=float, default=1e-2, help="of the noise; falls to 0 (default: 0.01)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=values.positive, default=100)
+    parser.add_argument("--learning-rate", type=values.rate, default=0.1)
+    parser.add_argument("--sigma", type=values.rate, default=1e-2, help="of the noise; falls to 0 (default: 0.01)")
+    parser.add_argument("--seed", type=values.index, default=0)
     options = parser.parse_args(argv)
 
     images, labels = load_digits(return_X_y=True)

@@ -21,13 +21,13 @@ HEADING = (
 TRAINED = 0.1
 
 
-@interrupts.ending("nothing is written")
+@interrupts.ending()
 def main(argv: Sequence[str] | None = None) -> None:
     output = _parse(argv)
     results = _run()
     rows = [HEADING, *map(_row, results)]
     print("", as_text(rows), sep="\n")
-    (output / "results.md").write_text(f"{as_markdown(rows)}\n\n![optimisers](optimisers.png)\n", encoding="utf-8")
+    storage.write_whole(output / "results.md", f"{as_markdown(rows)}\n\n![optimisers](optimisers.png)\n")
     print("\nWritten:", output / "results.md", pictures.draw(results, output), sep="\n  ")
 
 

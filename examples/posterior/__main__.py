@@ -12,7 +12,7 @@ from examples.posterior.methods import METHODS
 from examples.presentation import as_text
 
 
-@interrupts.ending("nothing is written")
+@interrupts.ending()
 def main(argv: Sequence[str] | None = None) -> None:
     output, sizes = _parse(argv)
     settings = {"sizes": sizes._asdict(), "step sizes": {method.name: method.step_sizes for method in METHODS}}

@@ -2,19 +2,17 @@
 
 import argparse
 import csv
-import io
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from examples import interrupts, storage
-from examples.presentation import Bar, as_text
+from examples.presentation import Bar, as_text, write_csv
 from examples.spirals import pictures
 from examples.spirals.figures import NAMES, Study, figures
 from examples.spirals.train import Result, losses_between, train
@@ -89,16 +87,10 @@ def write(study: Study, results: Sequence[Result], found: list[list[str]], outpu
         for seed, (accuracy, loss) in enumerate(zip(*of_seeds, strict=True))
     ]
     path, name = output / "results.csv", f"figure_{study.name:0>2}" if study.name.isdecimal() else study.name
-    os.replace(pictures.draw(study, results, output / "partial.png"), output / f"{name}.png")
+    picture = pictures.draw(study, results, output / f"{name}.png")
     there = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:] if path.exists() else []
     rows = sorted([row for row in there if row[0] != study.name] + found, key=lambda row: NAMES.index(row[0]))
-    return [_table(output / f"{name}.csv", RUNS, runs), output / f"{name}.png", _table(path, SUMMARY, rows)]
-
-
-def _table(path: Path, heading: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
-    return storage.write_whole(path, text.getvalue())
+    return [write_csv(RUNS, runs, output / f"{name}.csv"), picture, write_csv(SUMMARY, rows, path)]
 
 
 def parse(argv: Sequence[str] | None) -> tuple[str, list[Study], Path]:

@@ -109,6 +109,20 @@ def test_what_has_ended_is_written(tmp_path, quick, monkeypatch):
     assert text.count("| of large |") == 2 and "of highway" not in text
 
 
+def test_what_is_there_stays_until_all_of_it_is_there_anew(tmp_path, quick, monkeypatch):
+    command = ["--only", "large", "highway", "--output", str(tmp_path)]
+    main(command)
+    before = files(tmp_path)
+
+    def fails(sizes):
+        raise RuntimeError("the lights went out")
+
+    monkeypatch.setitem(sections.SECTIONS, "highway", fails)
+    with pytest.raises(RuntimeError, match="the lights went out"):
+        main(command)
+    assert files(tmp_path) == before
+
+
 def test_values_can_be_read():
     cells = [report.cells(measures.Row("update", "case", "adam", seconds))[3] for seconds in (0.2304, 0.99996, 1234.5)]
     assert cells == ["230 ms", "1 s", "1,230 s"]  # and not 1e+03 ms

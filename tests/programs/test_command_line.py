@@ -46,6 +46,7 @@ BAD = {
         "--methods adam l-adm": (2, "--methods: no optimiser 'l-adm'"),
         "--methods adam:eps": (2, f"--methods: {KEYS} 'eps'"),
         "--methods adam:epsilon=1": (2, f"--methods: {KEYS} 'epsilon=1'"),
+        "--methods adam:eps=1,eps=2": (2, "--methods: eps is given twice"),
         "--methods ll-adam:layers=:0.3": (2, "--methods: layers must be K, SHARE, last:SHARE or .*, got ':0.3'"),
         "--methods adam:eps=-1": (2, f"--methods: eps {NUMBER} '-1'"),
         "--methods adam:sigma=1": (
@@ -68,6 +69,7 @@ BAD = {
         "--data of_rows.npz": (1, rf"x_train {IMAGES} \(200, 64\)"),
         "--data of_nans.npz": (1, f"x_train {FINITE} float64"),
         "--data of_one_hot.npz": (1, rf"y_train {CLASSES} 200 images, got shape \(200, 10\) and dtype int64"),
+        "--data of_one_class.npz": (1, "of_one_class must have from 2 to 100000 classes, counted from 0, got 1"),
         "--data no_such_set": (1, r"'no_such_set' is neither 'digits', nor an \.npz file, nor a set of tens"),
         "--batch-size 2000": (1, "--batch-size: digits has only 1437 training images"),
         "--methods ll-adam:layers=12 --depths 9": (
@@ -154,6 +156,7 @@ def folder(tmp_path_factory):
     npz("of_rows", x_train=np.ones((200, 64)))
     npz("of_nans", x_train=np.full((200, 8, 8), np.nan))
     npz("of_one_hot", y_train=np.eye(10, dtype=int)[good["y_train"]])
+    npz("of_one_class", y_train=np.zeros(200, int), y_test=np.zeros(20, int))
     npz("good")
     whole = (folder / "good.npz").read_bytes()
     middle = whole.index(good["x_train"].tobytes()) + 1000

@@ -165,7 +165,7 @@ def preset(name, tmp_path, *argv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar10-conv-dense", pytest.param("cifar100-resnet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["cifar10-vgg", "cifar100-resnet"])
 def test_cifar_presets_end_to_end(name, tmp_path, monkeypatch):
     """Of depth 1, for the time that compiling takes; the slow test has all in full."""
     figures(monkeypatch)

@@ -48,6 +48,7 @@ class Epochs(list):
 
 
 def sweep(folder, epochs=None, at_once=2, tasks=TASKS):
+    folder.mkdir(exist_ok=True)
     made = Sweep(SMALL, folder / "runs", at_once, (Epochs() if epochs is None else epochs).epoch)
     made.run(tasks, range(2))
     return made
@@ -83,6 +84,16 @@ def test_a_seed_does_not_depend_on_the_others(tmp_path, undisturbed):
     together = {run["seed"]: run["loss"] for run in runs(undisturbed) if run["task"]["method"]["name"] == "l-adam"}
     for run in runs(tmp_path):
         np.testing.assert_allclose(run["loss"], together[run["seed"]], rtol=1e-5)
+
+
+def test_an_error_ends_all_on_every_device(tmp_path, monkeypatch):
+    """More tasks than devices: none waits for a device for ever, and none trains on."""
+    for devices in (1, 2):
+        monkeypatch.setattr(jax, "local_devices", lambda devices=devices: jax.devices()[:devices])
+        epochs = Epochs(fails_after=3)
+        with pytest.raises(RuntimeError, match="the lights went out"):
+            sweep(tmp_path / str(devices), epochs, at_once=1, tasks=[*TASKS, task("adam", depth=1, epochs=4)])
+        assert len(epochs) <= 3 + devices - 1
 
 
 @pytest.mark.parametrize(("convolutional", "together"), [((), [(0, 1)]), (("dense",), [(0,), (1,)])])
@@ -157,6 +168,8 @@ def test_results_of_other_code_are_not_taken(tmp_path, monkeypatch):
     assert store.missing(own, [0])
     monkeypatch.undo()
     assert not store.missing(own, [0])
+    with jax.default_matmul_precision("highest"):
+        assert store.missing(own, [0])
     monkeypatch.setattr(sweeps, "_code", lambda: "other")
     assert store.missing(own, [0])
 

@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from examples import interrupts, storage, values
-from examples.presentation import counted, duration, plural, rounded, seeds, side_by_side
+from examples.presentation import counted, duration, finish, plural, rounded, seeds, side_by_side
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         storage.write_whole(path, "2")
     assert path.read_text() == "1"
+
+
+def test_a_picture_is_drawn_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    assert finish(figure, "title", "note", path, legend=False) == path
+    before = path.read_bytes()
+
+    def torn(figure, path, **kwargs):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", torn)
+    with pytest.raises(KeyboardInterrupt):
+        finish(plt.figure(), "title", "note", path, legend=False)
+    assert path.read_bytes() == before and len(before) > 1000
 
 
 @pytest.mark.parametrize(
