@@ -394,6 +394,7 @@ def test_linen_with_partitioned_parameters():
     assert_same_run(nn.unbox(boxed).params, bare.params)
 
 
+@pytest.mark.slow
 def test_nnx():
     mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
 

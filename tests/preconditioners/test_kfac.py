@@ -378,6 +378,7 @@ def test_what_is_no_state():
         it._replace(now=unseen).updated()
 
 
+@pytest.mark.slow
 def test_what_has_no_root():
     it = given(inverse_update_period=5)
     link = lgv.kfac_preconditioner(it.preconditioner)

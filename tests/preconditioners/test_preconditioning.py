@@ -346,7 +346,13 @@ def test_nothing_is_left_behind(tx):
 
 
 @pytest.mark.parametrize(
-    "transform", [lambda f: f, jax.vmap, lambda f: jax.grad(lambda g: f(g).sum())], ids=["jit", "vmap", "grad"]
+    "transform",
+    [
+        jax.vmap,
+        pytest.param(lambda f: f, marks=pytest.mark.slow),
+        pytest.param(lambda f: jax.grad(lambda g: f(g).sum()), marks=pytest.mark.slow),
+    ],
+    ids=["vmap", "jit", "grad"],
 )
 @pytest.mark.parametrize(
     "scaler",

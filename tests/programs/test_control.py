@@ -45,7 +45,10 @@ def test_hedging_without_costs_is_worth_the_price_of_black_and_scholes(monkeypat
     assert price < risks[1] < 1.05 * price < risks[0] < 1.2 * price
 
 
-@pytest.mark.parametrize(("name", "noisy"), [("Adam", 0), ("L-Adam", 10), ("LL-Adam", 3)])
+@pytest.mark.parametrize(
+    ("name", "noisy"),
+    [("LL-Adam", 3), *(pytest.param(*row, marks=pytest.mark.slow) for row in (("Adam", 0), ("L-Adam", 10)))],
+)
 def test_the_noise_is_in_the_first_time_steps(name, noisy):
     params = hedging.Hedge().init(jax.random.key(1), jnp.zeros((10, 1)))
     tx = hedging.optimizer(name, 1e-3, 10, 100, jax.random.key(2))
