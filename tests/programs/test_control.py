@@ -73,5 +73,5 @@ def test_the_program_runs(tmp_path, monkeypatch):
     table = (tmp_path / "results.md").read_text()
     assert cell in table and cell in printed.getvalue()
     assert (tmp_path / "risk.png").stat().st_size > 10_000
-    with pytest.raises(SystemExit, match="has tables that would be replaced"):
+    with pytest.raises(SystemExit, match="has results of another command"):
         program.main([*argv[:4], "1", *argv[5:]])
