@@ -44,12 +44,13 @@ def _run(sweep: Sweep, tasks: Sequence[Task], seeds: Sequence[int]) -> None:
     if not todo:
         return
     work = {task: task.depth * train.steps_per_epoch(task, sweep.data) for task in todo}
-    with Bar(total=sum(work[task] * task.epochs * missing[task] for task in todo)) as bar:
+    compilation = dict.fromkeys(todo, 8_000)  # takes about as long as this many steps of a layer on digits
+    with Bar(total=sum(compilation[task] + work[task] * task.epochs * missing[task] for task in todo)) as bar:
 
         def on_epoch(task: Task, of_seeds: Sequence[int]) -> None:
             with bar.get_lock():  # each device has a thread
                 bar.set_description_str(f"{report.layers(task)}, {labels[task.method]}", refresh=False)
-                bar.update(work[task] * len(of_seeds))
+                bar.update(compilation.pop(task, 0) + work[task] * len(of_seeds))
 
         sweep.on_epoch = on_epoch
         sweep.run(todo, seeds)
