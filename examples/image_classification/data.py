@@ -93,8 +93,14 @@ def _read(tfds: Any, builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     """The images and the labels of a split, without TensorFlow where the format allows."""
     try:
         rows = builder.as_data_source(split)
-    except NotImplementedError:  # a format that only TensorFlow reads
-        rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
+    except NotImplementedError:  # how tensorflow-datasets says that TensorFlow alone reads this format
+        try:
+            rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
+        except ImportError:
+            _stop(
+                f"{builder.data_dir} is in a format that only TensorFlow reads: pip install tensorflow, or prepare it "
+                f"anew with tfds build {builder.name} --file_format=array_record"
+            )
     pairs = [(row["image"], row["label"]) for row in (rows[i] for i in range(len(rows)))]
     x, y = zip(*pairs, strict=True)
     return np.stack(x), np.array(y)

@@ -34,7 +34,7 @@ PRESETS = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     preset = _preset_parser().parse_known_args(argv)[0].preset
-    parser.set_defaults(**vars(parser.parse_args([*PRESETS[preset].split(), "--output", "."])) | {"output": "results"})
+    parser.set_defaults(**vars(parser.parse_args(PRESETS[preset].split())) | {"output": "results"})
     flags = parser.parse_args(argv)
     flags.depths = sorted(set(flags.depths))
     flags.width = flags.width or models.WIDTHS.get(flags.model, 64)

@@ -149,6 +149,21 @@ def test_a_set_that_cannot_be_fetched(tmp_path, monkeypatch):
     assert f"tfds build shades --file_format=array_record --data_dir={tmp_path / 'sets'}" in message
 
 
+def test_a_set_that_tensorflow_alone_reads(tmp_path, monkeypatch):
+    data.load("shades", str(tmp_path))
+
+    def without(error):
+        def fails(self, **kwargs):
+            raise error
+
+        return fails
+
+    monkeypatch.setattr(Shades, "as_data_source", lambda self, split: without(NotImplementedError)(self))
+    monkeypatch.setattr(Shades, "as_dataset", without(ImportError("no module named 'tensorflow'")))
+    with pytest.raises(SystemExit, match="in a format that only TensorFlow reads: pip install tensorflow, or prepare"):
+        data.load("shades", str(tmp_path))
+
+
 def test_a_set_without_labels():
     with pytest.raises(SystemExit, match="'imdb_reviews' of tensorflow-datasets has no 'image' and class 'label'"):
         data.load("imdb_reviews", "nowhere")
